@@ -1,0 +1,170 @@
+"""From rewards to advantages. A reward is what a completion earned; an advantage says how much better than expected that was.
+
+Values come as [batch seq], as the model gives them: the value of generated token t stands one position earlier, where the
+token was chosen, so the generated values are values[:, prefix_len - 1 : -1]. A completion's reward is paid at its last real
+token; past the end of a sequence the value is 0.
+"""
+
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf_lib.args import InputError
+from rlhf_lib.objectives import Mask, hide
+
+Deviation = Literal["unbiased", "population", "none"]
+
+
+def normalize_reward(reward: Float[Tensor, " batch"], eps: float = 1e-5) -> Float[Tensor, " batch"]:
+    """Rewards with mean 0 and (unbiased) deviation 1 over the batch; one element, or no spread, gives zeros."""
+    if (reward == reward[:1]).all():
+        return torch.zeros_like(reward)
+    return (reward - reward.mean()) / (reward.std() + eps)
+
+
+def real_tokens(values: Float[Tensor, "batch seq"], prefix_len: int, mask: Mask) -> Float[Tensor, "batch gen"]:
+    """The mask, or all ones over the generated positions when there is none."""
+    if not 1 <= prefix_len < values.shape[1]:
+        raise InputError(
+            f"prefix_len={prefix_len} must be at least 1 and below the sequence length {values.shape[1]}; "
+            "it counts the prompt's tokens, beginning-of-sequence included"
+        )
+    generated = values[:, prefix_len:]
+    return torch.ones_like(generated) if mask is None else mask.to(values.dtype)
+
+
+def last_real_token(mask: Float[Tensor, "batch gen"]) -> Float[Tensor, "batch gen"]:
+    """1 at the last real token of each sequence, 0 elsewhere."""
+    return mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+
+
+def compute_advantages(
+    values: Float[Tensor, "batch seq"], rewards: Float[Tensor, " batch"], prefix_len: int, *, mask: Mask = None
+) -> Float[Tensor, "batch gen"]:
+    """One-step temporal difference: V_{t+1} - V_t, and at the last real token reward - V_t (Sutton & Barto 2018, eq. 6.5)."""
+    mask = real_tokens(values, prefix_len, mask)
+    last = last_real_token(mask)
+    next_values = torch.where(last == 1, rewards[:, None], values[:, prefix_len:])
+    return hide(next_values - values[:, prefix_len - 1 : -1], mask)
+
+
+def compute_gae(
+    values: Float[Tensor, "batch seq"],
+    rewards: Float[Tensor, " batch"] | Float[Tensor, "batch gen"],
+    prefix_len: int,
+    *,
+    gamma: float = 1.0,
+    gae_lambda: float = 0.95,
+    dones: Float[Tensor, "batch gen"] | None = None,
+    group_ids: Int[Tensor, " batch"] | None = None,
+    mask: Mask = None,
+) -> Float[Tensor, "batch gen"]:
+    """Generalised advantage estimation, A_t = delta_t + gamma lambda A_{t+1} (Schulman et al. 2016, eq. 16).
+
+    delta_t = r_t + gamma V_{t+1} - V_t. `rewards` is one number a completion, paid at its last real token, or one a token.
+    `dones` is 1 on tokens after which an episode is over, so that neither V nor A reaches back across them; the last real
+    token always is. `group_ids` names each completion's prompt: advantages are then centred over the group's real tokens.
+    gae_lambda 0 with gamma 1 is `compute_advantages`.
+    """
+    mask = real_tokens(values, prefix_len, mask)
+    last = last_real_token(mask)
+    ends = last if dones is None else torch.maximum(last, dones.to(mask.dtype))
+    token_rewards = last * rewards[:, None] if rewards.ndim == 1 else hide(rewards, mask)
+    generated = hide(values[:, prefix_len - 1 : -1], mask)
+    next_values = torch.where(ends == 1, 0.0, hide(values[:, prefix_len:], mask))
+    deltas = token_rewards + gamma * next_values - generated
+    advantages = torch.zeros_like(deltas)
+    running = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        running = deltas[:, t] + gamma * gae_lambda * (1 - ends[:, t]) * running
+        advantages[:, t] = running
+    advantages = hide(advantages, mask)
+    return advantages if group_ids is None else centre_per_group(advantages, group_ids, mask)
+
+
+def centre_per_group(
+    advantages: Float[Tensor, "batch gen"], group_ids: Int[Tensor, " batch"], mask: Float[Tensor, "batch gen"]
+) -> Float[Tensor, "batch gen"]:
+    """Advantages minus their mean over all real tokens of the same group."""
+    _, index = group_ids.unique(return_inverse=True)
+    sums = advantages.new_zeros(int(index.max()) + 1)
+    totals = sums.index_add(0, index, hide(advantages, mask).sum(dim=1))
+    counts = sums.index_add(0, index, mask.sum(dim=1))
+    return hide(advantages - (totals / counts.clamp(min=1))[index, None], mask)
+
+
+def split_groups(rewards: Float[Tensor, " batch"], group_size: int) -> Float[Tensor, "groups group"]:
+    """Rewards of consecutive completions, one row a prompt."""
+    if group_size < 2 or len(rewards) % group_size:
+        raise InputError(
+            f"group_size={group_size} with {len(rewards)} rewards: a group needs at least 2 completions and the batch must "
+            "be a multiple of it; choose a divisor of the batch"
+        )
+    return rearrange(rewards, "(groups group) -> groups group", group=group_size)
+
+
+def compute_group_advantages(
+    rewards: Float[Tensor, " batch"], group_size: int, *, std: Deviation = "unbiased", eps: float = 1e-4
+) -> Float[Tensor, " batch"]:
+    """Group-relative advantage (r - mean) / (std + eps) within each prompt's completions (Shao et al. 2024, section 4.1.2).
+
+    Completions of one prompt are consecutive. `std` none only centres (Dr. GRPO, Liu et al. 2025). A group without spread
+    gives exact zeros: it has nothing to teach.
+    """
+    groups = split_groups(rewards, group_size)
+    return rearrange(normalize_rows(groups, torch.ones_like(groups), std, eps), "groups group -> (groups group)")
+
+
+def normalize_rows(
+    rows: Float[Tensor, "rows columns"], mask: Float[Tensor, "rows columns"], std: Deviation, eps: float
+) -> Float[Tensor, "rows columns"]:
+    """Each row centred over its masked-in entries and divided by their deviation plus eps; a row without spread is zero."""
+    counts = mask.sum(dim=1, keepdim=True)
+    top = rows.masked_fill(mask == 0, -float("inf")).amax(dim=1, keepdim=True)
+    constant = ((rows == top) | (mask == 0)).all(dim=1, keepdim=True)
+    rows = hide(rows, mask)
+    centred = hide(rows - rows.sum(dim=1, keepdim=True) / counts.clamp(min=1), mask).masked_fill(constant, 0.0)
+    if std == "none":
+        return centred
+    if std not in ("unbiased", "population"):
+        raise InputError(f"std={std!r} is not a deviation; use unbiased, population or none")
+    freedom = counts - 1 if std == "unbiased" else counts
+    return centred / ((centred.square().sum(dim=1, keepdim=True) / freedom.clamp(min=1)).sqrt() + eps)
+
+
+def compute_process_advantages(
+    step_rewards: Float[Tensor, "batch steps"],
+    step_ends: Int[Tensor, "batch steps"],
+    gen_len: int,
+    group_size: int,
+    *,
+    std: Deviation = "unbiased",
+    eps: float = 1e-4,
+) -> Float[Tensor, "batch gen"]:
+    """Process supervision (Shao et al. 2024, section 4.1.3): A_t sums the normalised rewards of steps that end at or after t.
+
+    `step_ends` holds the generated position (0 first) of each step's last token, and -1 where a completion has fewer steps.
+    Each step's reward is normalised over all steps of its group.
+    """
+    present = (step_ends >= 0).to(step_rewards.dtype)
+    groups = rearrange(step_rewards, "(groups group) steps -> groups (group steps)", group=group_size)
+    in_group = rearrange(present, "(groups group) steps -> groups (group steps)", group=group_size)
+    normalised = normalize_rows(groups, in_group, std, eps).reshape(step_rewards.shape)
+    positions = torch.arange(gen_len, device=step_ends.device)
+    still_to_end = (step_ends[:, :, None] >= positions).to(step_rewards.dtype)
+    return (normalised[:, :, None] * still_to_end).sum(dim=1)
+
+
+def compute_leave_one_out(rewards: Float[Tensor, " batch"], group_size: int) -> Float[Tensor, " batch"]:
+    """RLOO: each reward minus the mean of the other completions of its prompt (Ahmadian et al. 2024)."""
+    groups = split_groups(rewards, group_size)
+    others = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
+    return rearrange(groups - others, "groups group -> (groups group)")
+
+
+def spread_over_tokens(advantages: Float[Tensor, " batch"], gen_len: int) -> Float[Tensor, "batch gen"]:
+    """The same advantage for every token of a completion."""
+    return repeat(advantages, "batch -> batch gen", gen=gen_len)

@@ -1,0 +1,103 @@
+"""Fixtures: tiny models on disk, the real data where it is, and run-time checks of every shape in a signature."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("rlhf_lib", "beartype.beartype")
+
+import pytest
+import torch
+
+SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / "shared"))
+ARCHITECTURES = ("llama", "gpt2", "gpt_neo", "gpt_neox", "qwen2")
+
+
+def tiny_config(kind):
+    from transformers import GPT2Config, GPTNeoConfig, GPTNeoXConfig, LlamaConfig, Qwen2Config
+
+    ends = {"bos_token_id": 1, "eos_token_id": 2}
+    grouped = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2, "max_position_embeddings": 64}
+    llama_like = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 48, **grouped, **ends}
+    return {
+        "llama": lambda: LlamaConfig(**llama_like),
+        "qwen2": lambda: Qwen2Config(**llama_like),
+        "gpt2": lambda: GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=4, n_positions=64, **ends),
+        "gpt_neo": lambda: GPTNeoConfig(
+            vocab_size=512,
+            hidden_size=32,
+            intermediate_size=48,
+            num_layers=2,
+            num_heads=4,
+            max_position_embeddings=64,
+            attention_types=[[["global", "local"], 1]],
+            window_size=8,
+            **ends,
+        ),
+        "gpt_neox": lambda: GPTNeoXConfig(
+            vocab_size=512,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=64,
+            **ends,
+        ),
+    }[kind]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    from rlhf_lib.models.loading import BUNDLED
+
+    return AutoTokenizer.from_pretrained(BUNDLED["pocket"])
+
+
+@pytest.fixture(scope="session")
+def model_dirs(tmp_path_factory, tokenizer):
+    """A directory for each architecture: random weights large enough that attention and dropout would show."""
+    from transformers import AutoModelForCausalLM
+
+    root, found = tmp_path_factory.mktemp("models"), {}
+    for seed, kind in enumerate(ARCHITECTURES):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(tiny_config(kind))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(5)
+        model.save_pretrained(root / kind)
+        tokenizer.save_pretrained(root / kind)
+        found[kind] = root / kind
+    return found
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with real data and a real pretrained model."""
+    if not SHARED.is_dir():
+        pytest.skip("the real data and model are not beside the repository (set RLHF_SHARED to their folder)")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
