@@ -1,0 +1,156 @@
+"""Low-rank adaptation by hooks (Hu et al. 2021): every chosen linear map gains x -> scale (x A) B beside its own output.
+
+The base model is never touched, except inside `with hooks.merged():`, where the product is added to the weights so that
+sampling costs what it costs without adapters; on leaving, the saved weights are put back bit for bit.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rlhf_lib.args import LORA_MAPS, InputError
+
+
+class Lora(nn.Module):
+    """One adapter: A [d_in rank] starts as torch's linear layers do, B [rank d_out] at zero, so that it starts as nothing.
+
+    Raises:
+        InputError: rank below 1 or above the smaller side of the map.
+    """
+
+    def __init__(self, d_in: int, d_out: int, rank: int = 4, alpha: float = 32.0):
+        super().__init__()
+        if not 1 <= rank <= min(d_in, d_out):
+            raise InputError(
+                f"lora rank={rank} does not fit a map of {d_in} x {d_out}; choose a rank from 1 to {min(d_in, d_out)}"
+            )
+        self.rank, self.alpha = rank, alpha
+        self.A = nn.Parameter(torch.empty(d_in, rank))
+        self.B = nn.Parameter(torch.zeros(rank, d_out))
+        nn.init.kaiming_uniform_(self.A.T, a=math.sqrt(5))  # of the transpose: torch reads the fan-in off the last axis
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank product is multiplied by."""
+        return self.alpha / self.rank
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The adapter's contribution, computed in float32 and returned in x's dtype."""
+        return (self.scale * (x.to(self.A.dtype) @ self.A @ self.B)).to(x.dtype)
+
+    def delta(self) -> Float[Tensor, "d_in d_out"]:
+        """The matrix that merging adds to the map, for outputs computed as x @ weight."""
+        return self.scale * (self.A @ self.B)
+
+
+@dataclass(frozen=True)
+class AdaptedMap:
+    """Where an adapter sits: `bridge_name` such as "blocks.0.attn.q", and the bridge's module there."""
+
+    block: int
+    map_name: str
+    module: Any
+
+    @property
+    def bridge_name(self) -> str:
+        """The map's name in the bridge; its hooks are this + .hook_in and .hook_out."""
+        return f"blocks.{self.block}.{self.map_name}"
+
+    @property
+    def key(self) -> str:
+        """The adapter's name among torch modules, which may hold no dots."""
+        return self.bridge_name.replace(".", "_")
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """The live weight, looked up anew each time since moving a model replaces it."""
+        return self.module.original_component.weight
+
+    @property
+    def is_transposed(self) -> bool:
+        """True for GPT-2's Conv1D, which stores [d_in d_out]; torch's Linear stores [d_out d_in]."""
+        return type(self.module.original_component).__name__ == "Conv1D"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_in, d_out)."""
+        d_out, d_in = self.weight.shape
+        return (d_out, d_in) if self.is_transposed else (d_in, d_out)
+
+
+def find_maps(bridge: nn.Module, names: tuple[str, ...]) -> list[AdaptedMap]:
+    """Every map of that name in every block; names that the architecture lacks are passed over, unless all are."""
+    found = []
+    for block, module in enumerate(bridge.blocks):
+        for name in names:
+            part, _, leaf = name.partition(".")
+            linear = getattr(getattr(module, part, None), leaf, None)
+            weight = getattr(getattr(linear, "original_component", None), "weight", None)
+            if weight is not None and weight.ndim == 2:
+                found.append(AdaptedMap(block, name, linear))
+    if not found:
+        raise InputError(f"lora_maps={names}: this model has none of these maps; choose among {' '.join(LORA_MAPS)}")
+    return found
+
+
+class LoraHooks(nn.Module):
+    """All adapters of a bridge, and the hooks that apply them.
+
+    Args:
+        bridge: the TransformerBridge to adapt; it is neither owned nor changed.
+        rank, alpha: of every adapter; its output is scaled by alpha / rank.
+        maps: which linear maps, of args.LORA_MAPS.
+    """
+
+    def __init__(self, bridge: nn.Module, rank: int = 4, alpha: float = 32.0, maps: tuple[str, ...] = LORA_MAPS):
+        super().__init__()
+        self.rank, self.alpha = rank, alpha
+        self.maps = find_maps(bridge, maps)
+        self.adapters = nn.ModuleDict({m.key: Lora(*m.shape, rank, alpha).to(m.weight.device) for m in self.maps})
+        self.is_merged = False
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """Pairs (hook name, function) that add every adapter's contribution to a forward pass."""
+        return [hook for m in self.maps for hook in adapter_hooks(m, self.adapters[m.key])]
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the base weights include the adapters; afterwards they are as before, bit for bit, whatever happened."""
+        if self.is_merged:
+            raise RuntimeError("the adapters are merged already; leave the enclosing `with model.merged():` first")
+        saved = [m.weight.detach().clone() for m in self.maps]
+        try:
+            self.is_merged = True
+            with torch.no_grad():
+                for m in self.maps:
+                    delta = self.adapters[m.key].delta()
+                    m.weight.add_((delta if m.is_transposed else delta.T).to(m.weight.dtype))
+            yield
+        finally:
+            with torch.no_grad():
+                for m, weight in zip(self.maps, saved, strict=True):
+                    m.weight.copy_(weight)
+            self.is_merged = False
+
+
+def adapter_hooks(adapted: AdaptedMap, adapter: Lora) -> list[tuple[str, Callable]]:
+    """The two hooks of one adapter: one remembers the map's input, the other adds to its output.
+
+    Inputs and outputs may be split into heads; the adapter sees and returns [batch seq width].
+    """
+    seen = {}
+
+    def remember_input(x: Tensor, hook: Any) -> None:
+        seen["x"] = x
+
+    def add_output(out: Tensor, hook: Any) -> Tensor:
+        return out + adapter(seen.pop("x").flatten(2)).view_as(out)
+
+    return [(f"{adapted.bridge_name}.hook_in", remember_input), (f"{adapted.bridge_name}.hook_out", add_output)]

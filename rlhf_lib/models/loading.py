@@ -1,0 +1,223 @@
+"""From a name or directory to a TransformerBridge with its tokenizer, and from a bridge back to a Hugging Face directory."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from einops import rearrange
+from jaxtyping import Int
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from rlhf_lib.args import InputError
+
+ASSETS = Path(__file__).parents[1] / "assets"
+BUNDLED = {"pocket": ASSETS / "pocket"}
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """The torch device of that name; "auto" takes the first of cuda, mps and cpu that is there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device={name!r} is not a device; use auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"device={name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device auto"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device='mps' is not there; use --device auto")
+    return device
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars or advice from transformers inside."""
+    verbosity = transformers.utils.logging.get_verbosity()
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+@dataclass
+class LoadedBase:
+    """A base model and what is known about it only at load.
+
+    `parameters` are the Hugging Face model's, by its own names: the bridge renames modules, so this is the map back.
+    `dropout` holds the configuration's dropout values, which loading sets to zero and saving puts back.
+    """
+
+    name: str
+    bridge: TransformerBridge
+    tokenizer: PreTrainedTokenizerBase
+    parameters: dict[str, nn.Parameter]
+    dropout: dict[str, float]
+
+
+def resolve_name(name_or_path: str | os.PathLike) -> str:
+    """The bundled model's directory for its name; other names and paths as they are, checked as far as possible."""
+    name = str(name_or_path)
+    if name in BUNDLED:
+        return str(BUNDLED[name])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(
+                f"base_model={name!r} is a directory without config.json; give a Hugging Face model directory, "
+                "such as one that save_pretrained wrote"
+            )
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or path.exists():
+        raise InputError(f"base_model={name!r} is not a model directory; check the path, or use --base-model pocket")
+    return name
+
+
+def read_config(name: str) -> Any:
+    """The model's configuration, checked to be a causal language model that TransformerBridge supports."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"base_model={name!r} is neither bundled ({', '.join(BUNDLED)}), nor a local directory, nor to be had from "
+            f"Hugging Face's hub ({first}); check the spelling and the connection"
+        ) from None
+    architectures = getattr(config, "architectures", None) or []
+    if not any((a in SUPPORTED_ARCHITECTURES and "CausalLM" in a) or a == "GPT2LMHeadModel" for a in architectures):
+        raise InputError(
+            f"base_model={name!r} has architecture {', '.join(architectures) or 'unknown'}; needed is a causal language model "
+            f"that TransformerBridge supports ({len(SUPPORTED_ARCHITECTURES)} architectures, among them LlamaForCausalLM, "
+            "GPT2LMHeadModel, GPTNeoForCausalLM, GPTNeoXForCausalLM and Qwen2ForCausalLM)"
+        )
+    return config
+
+
+def remove_dropout(config: Any) -> dict[str, float]:
+    """Set every dropout of a configuration to zero, since dropout makes ratio and KL wrong at step 0; returns what was."""
+    found = {
+        key: value
+        for key, value in vars(config).items()
+        if "drop" in key and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    for key in found:
+        setattr(config, key, 0.0)
+    return found
+
+
+def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32") -> LoadedBase:
+    """Load a causal language model by bundled name, hub name or local directory, and build a bridge on it.
+
+    Raises:
+        InputError: no such model, not supported by TransformerBridge, damaged weights, no tokenizer, or no such device.
+    """
+    where = resolve_device(device)
+    name = resolve_name(name_or_path)
+    with quiet_transformers():
+        config = read_config(name)
+        dropout = remove_dropout(config)
+        try:
+            hf = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=getattr(torch, dtype))
+            tokenizer = AutoTokenizer.from_pretrained(name)
+        except (OSError, ValueError, SafetensorError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"base_model={str(name_or_path)!r} cannot be loaded ({first}); its weights or tokenizer are missing or "
+                "damaged, get the model again"
+            ) from None
+        parameters = dict(hf.named_parameters())
+        bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=str(where))
+        bridge.to(where, print_details=False)
+    return LoadedBase(str(name_or_path), bridge, AutoTokenizer.from_pretrained(name), parameters, dropout)
+
+
+def end_token_ids(base: LoadedBase) -> list[int]:
+    """Every token that ends a sequence: the tokenizer's, and those of the model's generation settings. Empty if none."""
+    listed = getattr(base.bridge.original_model.generation_config, "eos_token_id", None)
+    ids = listed if isinstance(listed, list) else [listed]
+    return sorted({i for i in [*ids, base.tokenizer.eos_token_id] if i is not None})
+
+
+def fused_qkv(base: LoadedBase, block: int) -> Iterator[tuple[str, Tensor]]:
+    """Hugging Face names and values of a block's fused q, k, v parameters, from the live separate ones; none if not fused."""
+    attention = base.bridge.blocks[block].attn
+    parts = [getattr(attention, name, None) for name in "qkv"]
+    if None in parts or id(parts[0].original_component.weight) in {id(p) for p in base.parameters.values()}:
+        return
+    by_id = {id(parameter): name for name, parameter in base.parameters.items()}
+    prefix = by_id[id(attention.o.original_component.weight)].rpartition(".")[0].rpartition(".")[0]
+    is_conv1d = type(attention.qkv.original_component).__name__ == "Conv1D"
+    for kind in ("weight", "bias"):
+        values = [getattr(part.original_component, kind, None) for part in parts]
+        name = f"{prefix}.{attention.qkv.name}.{kind}"
+        if name not in base.parameters or any(value is None for value in values):
+            continue
+        if is_conv1d:
+            yield name, torch.cat([value.T if kind == "weight" else value for value in values], dim=-1)
+        else:
+            stacked = torch.stack(values)
+            yield name, rearrange(stacked, "three (h d) ... -> (h three d) ...", d=base.bridge.cfg.d_head)
+
+
+@torch.no_grad()
+def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
+    """Write a Hugging Face directory (weights, configuration, tokenizer) of the bridge's current weights."""
+    directory = Path(directory)
+    state = {name: parameter.detach().cpu().clone() for name, parameter in base.parameters.items()}
+    for block in range(len(base.bridge.blocks)):
+        for name, value in fused_qkv(base, block):
+            state[name] = value.detach().cpu().clone()
+    hf = base.bridge.original_model
+    for key, value in base.dropout.items():
+        setattr(hf.config, key, value)
+    hf.save_pretrained(directory, state_dict=state)
+    remove_dropout(hf.config)
+    base.tokenizer.save_pretrained(directory)
+    return directory
+
+
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], prepend_bos: bool = True
+) -> tuple[Int[Tensor, "batch prefix"], Int[Tensor, "batch prefix"]]:
+    """Token ids and attention mask, padded on the LEFT; padding is masked, so any id serves and EOS does where no pad is.
+
+    The beginning-of-sequence token goes in front where the tokenizer has one, unless the prompt begins with it already.
+    """
+    if not prompts:
+        raise InputError("the list of prompts is empty; give at least one")
+    rows = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    if prepend_bos and bos is not None:
+        rows = [row if row[:1] == [bos] else [bos, *row] for row in rows]
+    if not all(rows):
+        raise InputError("a prompt is empty and the tokenizer has no beginning-of-sequence token; give it at least one token")
+    pad = padding_id(tokenizer)
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that fills masked positions."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    return 0

@@ -1,0 +1,353 @@
+"""The models that are trained: a bridge, plus a value head, plus low-rank adapters.
+
+All share one interface. `model(ids)` is the plain base model. `forward_with_value_head(ids)` is the policy being trained,
+with values where there is a head. With adapters the plain call is therefore the reference policy, at no cost; in full
+fine-tuning both are the same and the reference is a `frozen_copy()`.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlhf_lib.args import LORA_MAPS, InputError
+from rlhf_lib.lora import LoraHooks, PeftNames, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.models import loading
+
+HEAD_FILE = "value_head.safetensors"
+
+
+class BridgedTransformer(nn.Module):
+    """What every policy shares: a TransformerBridge, its tokenizer, and forward passes with hooks.
+
+    Args:
+        base_model: "pocket", a Hugging Face name, or a local directory.
+        device: auto, cpu, cuda, cuda:N or mps.
+        dtype: float32 or bfloat16, of the base model; adapters and value head are float32.
+    """
+
+    def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
+        super().__init__()
+        self.base = loading.load_base(base_model, device=device, dtype=dtype)
+        self.base_model = self.base.bridge
+        self.tokenizer = self.base.tokenizer
+        self.end_ids = loading.end_token_ids(self.base)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike = "pocket", *args: Any, **options: Any) -> "BridgedTransformer":
+        """The same as the constructor, under the name that Hugging Face users expect."""
+        return cls(name_or_path, *args, **options)
+
+    @property
+    def cfg(self) -> Any:
+        """TransformerLens' configuration: d_model, n_layers, n_ctx, d_vocab, ..."""
+        return self.base_model.cfg
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.base_model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the base model's weights."""
+        return next(self.base_model.parameters()).dtype
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The hooks that turn the base model into the policy."""
+        return []
+
+    def to(self, *args: Any, **options: Any) -> "BridgedTransformer":
+        """Move or cast the base model, and move (never cast) what is trained beside it."""
+        self.base_model.to(*args, print_details=False, **options)
+        for name, child in self.named_children():
+            if name != "base_model":
+                child.to(self.device)
+        return self
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        *,
+        logits_to_keep: int | None = None,
+    ) -> Float[Tensor, "batch kept vocab"]:
+        """Logits of the plain base model in float32; `logits_to_keep` asks for the last so many positions only."""
+        self.refuse_if_merged("the plain call")
+        options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
+        return self.base_model(ids, attention_mask=attention_mask, **options).float()
+
+    def forward_with_value_head(
+        self,
+        ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        *,
+        logits_to_keep: int | None = None,
+    ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
+        """Logits of the policy, and the value of every position (None without a head); hooks are gone afterwards."""
+        with self.base_model.hooks(fwd_hooks=self.fwd_hooks):
+            return self(ids, attention_mask, logits_to_keep=logits_to_keep), None
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the base model is the policy itself; sampling uses this. Nothing to do without adapters."""
+        yield
+
+    def refuse_if_merged(self, what: str) -> None:
+        """Raise if adapters are merged, when `what` would silently use the wrong weights."""
+
+    def get_base_model_trainable_params(self) -> list[nn.Parameter]:
+        """What is trained apart from the value head."""
+        return [parameter for parameter in self.base_model.parameters() if parameter.requires_grad]
+
+    def base_model_params(self) -> list[nn.Parameter]:
+        """All parameters of the base model, trained or not."""
+        return list(self.base_model.parameters())
+
+    def get_value_head_params(self) -> list[nn.Parameter]:
+        """The value head's parameters; empty without one."""
+        return []
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """All that training changes, by name; `load_trainable_state` puts it back."""
+        return {f"base_model.{name}": tensor for name, tensor in self.base_model.state_dict().items()}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trainable_state` gave, exactly."""
+        self.base_model.load_state_dict(
+            {name.removeprefix("base_model."): t for name, t in of_part(state, "base_model").items()}
+        )
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write the policy: a Hugging Face directory, or with adapters one in PEFT's format; value head beside it."""
+        self.refuse_if_merged("saving")
+        return loading.save_base(self.base, directory)
+
+    def to_tokens(self, prompt: str | list[str], prepend_bos: bool = True) -> Int[Tensor, "batch prefix"]:
+        """Token ids, padded on the left; for several prompts of unequal length also take `encode`'s mask."""
+        return self.encode([prompt] if isinstance(prompt, str) else prompt, prepend_bos)[0]
+
+    def encode(
+        self, prompts: list[str], prepend_bos: bool = True
+    ) -> tuple[Int[Tensor, "batch prefix"], Int[Tensor, "batch prefix"]]:
+        """Token ids and attention mask on the model's device, padded on the left."""
+        ids, mask = loading.encode_prompts(self.tokenizer, prompts, prepend_bos)
+        return ids.to(self.device), mask.to(self.device)
+
+    def to_string(self, ids: Int[Tensor, "*batch seq"]) -> str | list[str]:
+        """Text of token ids, special tokens included; a list for a batch."""
+        return self.tokenizer.batch_decode(ids) if ids.ndim == 2 else self.tokenizer.decode(ids)
+
+    def to_str_tokens(self, prompt: str, prepend_bos: bool = True) -> list[str]:
+        """The text of each token of a prompt."""
+        return [self.tokenizer.decode([i]) for i in self.to_tokens(prompt, prepend_bos)[0].tolist()]
+
+    def generate(
+        self, ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None = None, **options: Any
+    ) -> Any:
+        """TransformerBridge's generate, on the policy (adapters included); options are passed on."""
+        with self.merged(), torch.no_grad():
+            return self.base_model.generate(ids, attention_mask=attention_mask, **{"verbose": False, **options})
+
+
+def of_part(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The entries of a state whose name begins with `part`."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
+
+
+class WithValueHead(BridgedTransformer):
+    """Adds a value head: an MLP read by a hook off the final norm's output, so that logits and values come of one pass."""
+
+    value_head_output: Tensor | None = None
+
+    def add_value_head(self) -> None:
+        """d -> 4d -> 1 with a ReLU, in float32."""
+        width = self.cfg.d_model
+        self.value_head = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, 1)).to(self.device)
+
+    @property
+    def value_head_hook(self) -> tuple[str, Callable]:
+        """Hook name and function that put the values of a pass into `value_head_output` [batch seq 1]."""
+
+        def read_values(resid: Float[Tensor, "batch seq d_model"], hook: Any) -> None:
+            self.value_head_output = self.value_head(resid.float())
+
+        return "ln_final.hook_out", read_values
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The policy's hooks, and the value head's."""
+        return [*super().fwd_hooks, *([self.value_head_hook] if self.value_head is not None else [])]
+
+    def forward_with_value_head(
+        self,
+        ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        *,
+        logits_to_keep: int | None = None,
+    ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
+        """Logits of the policy and the value of every position, from one pass; hooks are gone afterwards."""
+        logits, _ = super().forward_with_value_head(ids, attention_mask, logits_to_keep=logits_to_keep)
+        return logits, None if self.value_head is None else self.value_head_output.squeeze(-1)
+
+    def get_value_head_params(self) -> list[nn.Parameter]:
+        """The value head's parameters; empty without one."""
+        return [] if self.value_head is None else list(self.value_head.parameters())
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """All that training changes, the head included."""
+        head = {} if self.value_head is None else self.value_head.state_dict()
+        return {**super().trainable_state(), **{f"value_head.{name}": tensor for name, tensor in head.items()}}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trainable_state` gave, exactly."""
+        super().load_trainable_state(state)
+        if self.value_head is not None:
+            self.value_head.load_state_dict({n.removeprefix("value_head."): t for n, t in of_part(state, "value_head").items()})
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write the policy, and the value head beside it."""
+        directory = super().save_pretrained(directory)
+        if self.value_head is not None:
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in self.value_head.state_dict().items()}, directory / HEAD_FILE
+            )
+        return directory
+
+    def load_value_head(self, directory: str | os.PathLike) -> None:
+        """Fill the value head from a directory that save_pretrained wrote."""
+        file = Path(directory) / HEAD_FILE
+        try:
+            self.value_head.load_state_dict(load_file(file))
+        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+            raise InputError(f"{file} cannot be used ({str(error).splitlines()[0]}); save the model again") from None
+
+
+class TransformerWithValueHead(WithValueHead):
+    """Full fine-tuning with a value head: every weight is trained, and the reference policy is a `frozen_copy()`."""
+
+    def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
+        super().__init__(base_model, device=device, dtype=dtype)
+        self.add_value_head()
+
+    def frozen_copy(self) -> "TransformerWithValueHead":
+        """The model as it is now, in eval mode and without gradients: the reference policy."""
+        with torch.no_grad():
+            self.base_model(torch.zeros(1, 1, dtype=torch.long, device=self.device))  # settles views that deepcopy refuses
+        self.value_head_output = None
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+
+class TransformerWithLora(BridgedTransformer):
+    """A frozen base model with trained low-rank adapters; `model(ids)` is the reference policy.
+
+    Args:
+        base_model: "pocket", a Hugging Face name, or a local directory.
+        lora_alpha, rank: of every adapter; its output is scaled by lora_alpha / rank.
+        maps: which linear maps get one, of args.LORA_MAPS.
+    """
+
+    def __init__(
+        self,
+        base_model: str | os.PathLike = "pocket",
+        lora_alpha: float = 32.0,
+        rank: int = 4,
+        *,
+        maps: tuple[str, ...] = LORA_MAPS,
+        device: str = "auto",
+        dtype: str = "float32",
+    ):
+        super().__init__(base_model, device=device, dtype=dtype)
+        self.base_model.requires_grad_(False)
+        self.lora = LoraHooks(self.base_model, rank, lora_alpha, maps)
+
+    @property
+    def lora_fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The adapters' hooks alone."""
+        return self.lora.fwd_hooks
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The hooks that turn the base model into the policy."""
+        return [*super().fwd_hooks, *self.lora_fwd_hooks]
+
+    def lora_params(self) -> list[nn.Parameter]:
+        """The adapters' parameters."""
+        return list(self.lora.parameters())
+
+    def get_base_model_trainable_params(self) -> list[nn.Parameter]:
+        """What is trained apart from the value head: the adapters."""
+        return self.lora_params()
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the adapters are added to the base weights, which come back bit for bit."""
+        with self.lora.merged():
+            yield
+
+    def refuse_if_merged(self, what: str) -> None:
+        """Raise if adapters are merged, when `what` would silently use the wrong weights."""
+        if self.lora.is_merged:
+            raise RuntimeError(f"{what} inside `with model.merged():` would use the merged weights; leave the block first")
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """All that training changes: the adapters."""
+        return {f"lora.{name}": tensor for name, tensor in self.lora.state_dict().items()}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trainable_state` gave, exactly."""
+        self.lora.load_state_dict({name.removeprefix("lora."): t for name, t in of_part(state, "lora").items()})
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write the adapters in PEFT's format."""
+        self.refuse_if_merged("saving")
+        return save_adapter(self.lora, self.peft_names, Path(directory), loading.resolve_name(self.base.name))
+
+    def load_adapter(self, directory: str | os.PathLike) -> None:
+        """Fill the adapters from a directory in PEFT's format."""
+        load_adapter(self.lora, self.peft_names, Path(directory))
+
+    @classmethod
+    def from_adapter(
+        cls, directory: str | os.PathLike, base_model: str | os.PathLike | None = None, **options: Any
+    ) -> "TransformerWithLora":
+        """A model with the rank, alpha and weights of a saved adapter, on the base model that the adapter names."""
+        config = read_adapter_config(Path(directory))
+        name = base_model or config["base_model_name_or_path"]
+        model = cls(name, config["lora_alpha"], config["r"], **options)
+        model.load_adapter(directory)
+        return model
+
+    @property
+    def peft_names(self) -> PeftNames:
+        """The translation between our maps and Hugging Face's module paths."""
+        return PeftNames(self.base_model, self.base.parameters)
+
+
+class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
+    """Adapters and a value head on a frozen base model; `use_value_head=False` leaves the head out."""
+
+    def __init__(
+        self,
+        base_model: str | os.PathLike = "pocket",
+        lora_alpha: float = 32.0,
+        rank: int = 4,
+        *,
+        use_value_head: bool = True,
+        maps: tuple[str, ...] = LORA_MAPS,
+        device: str = "auto",
+        dtype: str = "float32",
+    ):
+        super().__init__(base_model, lora_alpha, rank, maps=maps, device=device, dtype=dtype)
+        self.value_head = None
+        if use_value_head:
+            self.add_value_head()

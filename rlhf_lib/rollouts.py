@@ -1,0 +1,289 @@
+"""Sampling completions and scoring them.
+
+`get_samples` is the classic call for one fixed prompt. `rollout` is what trainers use: many prompts, end-of-sequence masks,
+log-probabilities. Both sample the policy, adapters included, with a key-value cache; adapters are merged meanwhile, so they
+cost nothing. Log-probabilities are of the distribution sampled from, softmax(logits / temperature); top-k and top-p cut that
+distribution further, which makes the sampler differ from the policy that is scored. `Rollout.sampler_logprobs` keeps what
+was really sampled from, so that the gap can be reported.
+"""
+
+import inspect
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from rlhf_lib.args import InputError
+from rlhf_lib.models import encode_prompts, padding_id
+
+
+@dataclass
+class Rollout:
+    """Completions of a batch of prompts; generated tokens fill the last gen positions whatever the prompts' lengths."""
+
+    ids: Int[Tensor, "batch seq"]
+    """Left padding, prompt, generated tokens; after the end, padding."""
+    attention_mask: Int[Tensor, "batch seq"]
+    """0 on left padding, and on what follows the end."""
+    mask: Float[Tensor, "batch gen"]
+    """1 up to and including the first end-of-sequence token, 0 after."""
+    logprobs: Float[Tensor, "batch gen"]
+    """Log-probabilities of the sampled tokens under softmax(logits / temperature), in nats."""
+    sampler_logprobs: Float[Tensor, "batch gen"]
+    """The same after top-k and top-p; equal to `logprobs` without them."""
+    completions: list[str]
+    """Text of the generated tokens up to the end, special tokens left out."""
+
+    @property
+    def prefix_len(self) -> int:
+        """Prompt length after left padding."""
+        return self.ids.shape[1] - self.mask.shape[1]
+
+    @property
+    def lengths(self) -> Float[Tensor, " batch"]:
+        """Generated tokens of each completion, the end included."""
+        return self.mask.sum(dim=1)
+
+
+def truncate_logits(
+    logits: Float[Tensor, "batch vocab"], top_k: int | None = None, top_p: float | None = None
+) -> Float[Tensor, "batch vocab"]:
+    """Logits with -inf outside the k likeliest tokens and outside the smallest set that holds probability top_p.
+
+    The likeliest token always stays (Holtzman et al. 2020 for top-p).
+    """
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -float("inf"))
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probs = ordered.softmax(dim=-1)
+        before = probs.cumsum(dim=-1) - probs
+        outside = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
+        logits = logits.masked_fill(outside, -float("inf"))
+    return logits
+
+
+def sample_tokens(
+    logits: Float[Tensor, "batch vocab"],
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
+    """One token each, its log-probability under softmax(logits / temperature), and the one after truncation.
+
+    Temperature 0 takes the likeliest token; its log-probabilities are then those at temperature 1.
+    """
+    logits = logits.float()
+    scaled = logits / temperature if temperature > 0 else logits
+    logprobs = scaled.log_softmax(dim=-1)
+    truncated = truncate_logits(scaled, top_k, top_p).log_softmax(dim=-1) if top_k or top_p else logprobs
+    if temperature == 0:
+        tokens = logits.argmax(dim=-1)
+        return tokens, take(logprobs, tokens), take(truncated, tokens)
+    tokens = torch.multinomial(truncated.exp(), 1, generator=generator).squeeze(1)
+    return tokens, take(logprobs, tokens), take(truncated, tokens)
+
+
+def take(logprobs: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
+    """The entry of each token."""
+    return logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def get_logprobs(
+    logits: Float[Tensor, "batch seq vocab"],
+    tokens: Int[Tensor, "batch seq"],
+    prefix_len: int | None = None,
+    *,
+    temperature: float = 1.0,
+) -> Float[Tensor, "batch gen"]:
+    """Log-probabilities of tokens given what stands before them, in nats.
+
+    The logits at one position predict the next, so token prefix_len is scored by the logits at prefix_len - 1.
+    `prefix_len` None scores every token but the first: [batch seq-1]. `temperature` must be the one of sampling.
+    """
+    first = 1 if prefix_len is None else prefix_len
+    return take((logits[:, first - 1 : -1].float() / temperature).log_softmax(dim=-1), tokens[:, first:])
+
+
+class Decoder:
+    """Next-token logits of a Hugging Face model with a key-value cache, for left-padded prompts.
+
+    The model is called beneath the bridge's own forward, which keeps hooks and merged weights but saves time; positions
+    are then given, since GPT-2 and GPT-Neo would count padding.
+    """
+
+    def __init__(self, model: nn.Module, attention_mask: Int[Tensor, "batch prefix"]):
+        self.model, self.attention_mask, self.cache = model, attention_mask, None
+        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def __call__(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
+        """Logits after the last of `ids`: the prompts at first, then one token a call."""
+        options: dict[str, Any] = {}
+        if self.takes_positions:
+            positions = (self.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
+            options["position_ids"] = positions[:, -ids.shape[1] :]
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.attention_mask,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+            **options,
+        )
+        self.cache = output.past_key_values
+        self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(self.attention_mask[:, :1])], dim=1)
+        return output.logits[:, -1]
+
+
+@dataclass
+class Decoded:
+    """What the decode loop gives: all [batch gen]."""
+
+    tokens: Int[Tensor, "batch gen"]
+    mask: Float[Tensor, "batch gen"]
+    logprobs: Float[Tensor, "batch gen"]
+    sampler_logprobs: Float[Tensor, "batch gen"]
+
+
+@torch.no_grad()
+def decode(
+    decoder: Callable[[Int[Tensor, "batch new"]], Float[Tensor, "batch vocab"]],
+    ids: Int[Tensor, "batch prefix"],
+    gen_len: int,
+    end_ids: list[int],
+    pad_id: int,
+    **sampling: Any,
+) -> Decoded:
+    """The sampling loop: gen_len tokens, or until every sequence has met one of `end_ids`; then `pad_id` fills up."""
+    batch = len(ids)
+    tokens = ids.new_full((batch, gen_len), pad_id)
+    mask, logprobs, sampler_logprobs = torch.zeros(3, batch, gen_len, device=ids.device)
+    ends = torch.tensor(end_ids, device=ids.device, dtype=ids.dtype)
+    running: Bool[Tensor, " batch"] = torch.ones(batch, dtype=torch.bool, device=ids.device)
+    new = ids
+    for t in range(gen_len):
+        token, logprob, sampler_logprob = sample_tokens(decoder(new), **sampling)
+        token = torch.where(running, token, pad_id)
+        tokens[:, t], mask[:, t] = token, running.float()
+        logprobs[:, t], sampler_logprobs[:, t] = logprob * running, sampler_logprob * running
+        running = running & ~torch.isin(token, ends)
+        if not running.any():
+            break
+        new = token[:, None]
+    return Decoded(tokens, mask, logprobs, sampler_logprobs)
+
+
+def check_length(prefix_len: int, gen_len: int, context: int) -> None:
+    """Prompt and completion must fit the model's context."""
+    if prefix_len + gen_len > context:
+        remedy = f"use gen_len of at most {context - prefix_len}" if prefix_len < context else "shorten the prompts"
+        raise InputError(
+            f"the longest prompt has {prefix_len} tokens and gen_len={gen_len}, over the model's context of {context} "
+            f"together; {remedy}"
+        )
+
+
+def sampling_parts(model: Any) -> tuple[Any, Any]:
+    """The bridge that generates, and the context in which it is the policy; a bare TransformerBridge is its own policy."""
+    bridge = getattr(model, "base_model", model)
+    merged = getattr(model, "merged", nullcontext)
+    return bridge, merged()
+
+
+def rollout(
+    model: Any,
+    prompts: list[str],
+    gen_len: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    prepend_bos: bool = True,
+    stop_at_eos: bool = True,
+    generator: torch.Generator | None = None,
+) -> Rollout:
+    """One completion of at most `gen_len` tokens for every prompt, sampled from the policy.
+
+    Args:
+        model: a policy of rlhf_lib.models, or a TransformerBridge.
+        prompts: any number, of any lengths; they are padded on the left.
+        temperature: 0 is greedy.
+        stop_at_eos: end a completion at the tokenizer's end-of-sequence token; otherwise all have gen_len tokens.
+        generator: source of randomness; None takes torch's global one.
+
+    Raises:
+        InputError: no prompts, a prompt too long for the context, or stop_at_eos with a model that has no such token.
+    """
+    bridge, as_policy = sampling_parts(model)
+    tokenizer = bridge.tokenizer if model is bridge else model.tokenizer
+    ids, attention_mask = encode_prompts(tokenizer, prompts, prepend_bos)
+    check_length(ids.shape[1], gen_len, bridge.cfg.n_ctx)
+    end_ids = end_ids_of(model, tokenizer) if stop_at_eos else []
+    device = next(bridge.parameters()).device
+    ids, attention_mask = ids.to(device), attention_mask.to(device)
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
+    with as_policy:
+        decoder = Decoder(bridge.original_model, attention_mask)
+        decoded = decode(decoder, ids, gen_len, end_ids, padding_id(tokenizer), **sampling)
+    return Rollout(
+        ids=torch.cat([ids, decoded.tokens], dim=1),
+        attention_mask=torch.cat([attention_mask, decoded.mask.to(attention_mask.dtype)], dim=1),
+        mask=decoded.mask,
+        logprobs=decoded.logprobs,
+        sampler_logprobs=decoded.sampler_logprobs,
+        completions=decode_texts(tokenizer, decoded),
+    )
+
+
+def decode_texts(tokenizer: Any, decoded: Decoded) -> list[str]:
+    """Text of each completion's real tokens."""
+    rows = [row[: int(count)] for row, count in zip(decoded.tokens.tolist(), decoded.mask.sum(dim=1).tolist(), strict=True)]
+    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+
+def end_ids_of(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end a completion, or a clear error if there are none."""
+    ids = model.end_ids if hasattr(model, "end_ids") else [i for i in [tokenizer.eos_token_id] if i is not None]
+    if not ids:
+        raise InputError(
+            "stop_at_eos is asked for but neither the tokenizer nor the model's generation settings name an end-of-sequence "
+            "token; set tokenizer.eos_token, or pass stop_at_eos=False"
+        )
+    return ids
+
+
+def get_samples(
+    model: Any,
+    prompt: str,
+    batch_size: int,
+    gen_len: int = 15,
+    temperature: float = 0.8,
+    top_k: int | None = 15,
+    prepend_bos: bool = True,
+    *,
+    verbose: bool = False,
+    stop_at_eos: bool = False,
+) -> tuple[Int[Tensor, "batch seq"], list[str]]:
+    """`batch_size` continuations of one prompt: whole token sequences, and whole texts with the prompt included.
+
+    Exactly `gen_len` tokens each, whatever end-of-sequence says, unless `stop_at_eos`. `verbose` prints them.
+    """
+    sampled = rollout(
+        model,
+        [prompt] * batch_size,
+        gen_len,
+        temperature=temperature,
+        top_k=top_k,
+        prepend_bos=prepend_bos,
+        stop_at_eos=stop_at_eos,
+    )
+    texts = [prompt + completion for completion in sampled.completions]
+    if verbose:
+        print(*texts, sep="\n---\n")
+    return sampled.ids, texts
