@@ -1,0 +1,124 @@
+"""Find the answer in a completion and compare it with the reference, as numbers.
+
+One extractor a convention, one comparison for all, and one entry, `answers_match`, that evaluation and rewards share.
+Nothing is ever evaluated as code; all work is bounded, so that a hostile completion costs microseconds.
+"""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from rlhf_lib.args import InputError
+
+LONGEST_ANSWER = 200  # characters of an answer that are looked at
+LONGEST_TAIL = 4000  # characters at the end of a completion in which a last number is looked for
+LARGEST_EXPONENT = 300
+
+PLAIN = re.compile(
+    r"(?<![0-9.])[-+]?\s?\$?\s?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
+    r"(?:\s?/\s?[0-9]+)?|(?<![0-9.])[-+]?\$?\.[0-9]+"
+)
+SAYS = re.compile(r"the\s+(?:final\s+)?answer\s+is:?\s*", re.IGNORECASE)
+
+
+def extract_tagged(completion: str) -> str | None:
+    """The text of the last closed <answer>...</answer>."""
+    end = completion.rfind("</answer>")
+    start = completion.rfind("<answer>", 0, end) if end >= 0 else -1
+    return completion[start + len("<answer>") : end] if start >= 0 else None
+
+
+def extract_hashes(completion: str) -> str | None:
+    """What follows the last #### on its line (GSM8K's convention)."""
+    start = completion.rfind("####")
+    return completion[start + 4 :].split("\n", 1)[0] if start >= 0 else None
+
+
+def extract_boxed(completion: str) -> str | None:
+    r"""The text inside the last \boxed{...}, braces balanced."""
+    start = completion.rfind("\\boxed{")
+    if start < 0:
+        return None
+    start += len("\\boxed{")
+    depth = 1
+    for position in range(start, min(len(completion), start + LONGEST_ANSWER)):
+        depth += {"{": 1, "}": -1}.get(completion[position], 0)
+        if depth == 0:
+            return completion[start:position]
+    return None
+
+
+def extract_said(completion: str) -> str | None:
+    """The number that follows the last "the answer is"."""
+    tail = completion[-LONGEST_TAIL:]
+    starts = [said.end() for said in SAYS.finditer(tail)]
+    if not starts:
+        return None
+    number = PLAIN.search(tail, starts[-1], min(len(tail), starts[-1] + LONGEST_ANSWER))
+    return number.group() if number else None
+
+
+def extract_last_number(completion: str) -> str | None:
+    """The last number of the text."""
+    numbers = PLAIN.findall(completion[-LONGEST_TAIL:])
+    return numbers[-1] if numbers else None
+
+
+CONVENTIONS: dict[str, Callable[[str], str | None]] = {
+    "xml": extract_tagged,
+    "hashes": extract_hashes,
+    "boxed": extract_boxed,
+    "said": extract_said,
+    "last": extract_last_number,
+}
+
+
+def extract_answer(completion: str, convention: str = "any") -> str | None:
+    """The answer of a completion under one of CONVENTIONS; "any" takes the first of them, in order, that finds one."""
+    if convention == "any":
+        found = (extract(completion) for extract in CONVENTIONS.values())
+        return next((answer.strip() for answer in found if answer is not None), None)
+    if convention not in CONVENTIONS:
+        raise InputError(f"convention={convention!r} does not exist; use any, {', '.join(CONVENTIONS)}")
+    answer = CONVENTIONS[convention](completion)
+    return None if answer is None else answer.strip()
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
+
+    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts.
+    """
+    match = PLAIN.search(text[:LONGEST_ANSWER])
+    if match is None or len(text) > LONGEST_ANSWER:
+        return None
+    number = re.sub(r"[\s$,]", "", match.group())
+    numerator, _, denominator = number.partition("/")
+    exponent = re.search(r"[eE]([-+]?[0-9]+)$", numerator)
+    if exponent and abs(int(exponent.group(1))) > LARGEST_EXPONENT:
+        return None
+    try:
+        return Fraction(numerator.removesuffix(".")) / Fraction(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def same_answer(first: str, second: str) -> bool:
+    """Whether two extracted answers are equal: as numbers if both are, else letter by letter without case."""
+    numbers = parse_number(first), parse_number(second)
+    if None not in numbers:
+        return numbers[0] == numbers[1]
+    if numbers != (None, None) or len(first) > LONGEST_ANSWER or len(second) > LONGEST_ANSWER:
+        return False
+    return first.strip().casefold() == second.strip().casefold() != ""
+
+
+def answers_match(completion: str, reference: str, convention: str = "any") -> bool:
+    """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
+
+    `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
+    is", the last number.
+    """
+    answer = extract_answer(completion, convention)
+    expected = extract_answer(reference)
+    return answer is not None and same_answer(answer, reference if expected is None else expected)

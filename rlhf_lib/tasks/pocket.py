@@ -1,0 +1,56 @@
+"""The bundled word problems as a task: right or wrong is all that the reward says."""
+
+import itertools
+
+from rlhf_lib.rewards import answers_match, correctness_reward
+from rlhf_lib.tasks import pocket_text
+from rlhf_lib.tasks.task import Prompts, Task
+
+END_OF_ANSWER = "</s>"
+
+
+class PocketTask(Task):
+    """Word problems of one to four steps; the column "answer" holds the number."""
+
+    name = "pocket"
+    reward_fns = (correctness_reward,)
+
+    def draw(self, count: int, seed: int, phase: int) -> Prompts:
+        """Training problems; each phase has its own stream."""
+        stream = pocket_text.draw_problems("train", seed * 1_000_003 + phase)
+        return as_prompts(list(itertools.islice(stream, count)))
+
+    def held_out(self, count: int, few_shot: int = 0, style: str | None = None, split: str = "test") -> Prompts:
+        """`count` different problems of the test split, with worked examples from the training split before each."""
+        problems = pocket_text.fixed_problems(split, count)
+        plain = as_prompts(problems)
+        if not few_shot:
+            return plain
+        examples = pocket_text.fixed_problems("train", few_shot * count, seed=1)
+        shots = [examples[i * few_shot : (i + 1) * few_shot] for i in range(count)]
+        prompts = [
+            "".join(worked_example(example, style or "reasoning") for example in group) + prompt
+            for group, prompt in zip(shots, plain.prompts, strict=True)
+        ]
+        return Prompts(prompts, plain.columns)
+
+    def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
+        """Which completions give the right answer."""
+        return [answers_match(c, a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
+
+    def style_of(self, completion: str) -> str:
+        """Which of pocket_text.STYLES an answer begins in."""
+        if completion.startswith("<reasoning>"):
+            return "reasoning"
+        return "bare" if completion.startswith("<answer>") else "sentence"
+
+
+def worked_example(problem: pocket_text.Problem, style: str) -> str:
+    """A problem with its answer, ended as in the bundled model's documents."""
+    return pocket_text.prompt_text(problem.question) + pocket_text.answer_text(problem, style) + END_OF_ANSWER
+
+
+def as_prompts(problems: list[pocket_text.Problem]) -> Prompts:
+    """Zero-shot prompts with their answers."""
+    prompts = [pocket_text.prompt_text(problem.question) for problem in problems]
+    return Prompts(prompts, {"answer": [str(problem.answer) for problem in problems]})
