@@ -1,0 +1,46 @@
+"""The optimiser and its schedule."""
+
+import math
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from rlhf_lib.args import RLHFArgs
+
+
+def get_optimizer(
+    model: Any,
+    base_lr: float,
+    head_lr: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+) -> torch.optim.AdamW:
+    """AdamW that MAXIMISES, with one learning rate for the model (or its adapters) and one for the value head."""
+    groups = [
+        {"params": model.get_base_model_trainable_params(), "lr": base_lr},
+        {"params": model.get_value_head_params(), "lr": head_lr},
+    ]
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay, maximize=True)
+
+
+def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
+    """Share of the peak learning rate in a phase: linear warm-up that starts above 0, then decay to `final_scale`.
+
+    The peak is reached in phase `warmup_steps`, and `final_scale` in the last.
+    """
+    if phase < args.warmup_steps:
+        return (phase + 1) / (args.warmup_steps + 1)
+    decay_phases = max(1, args.total_phases - 1 - args.warmup_steps)
+    done = min(1.0, (phase - args.warmup_steps) / decay_phases)
+    left = 1 - done if args.lr_decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return args.final_scale + (1 - args.final_scale) * left
+
+
+def get_optimizer_and_scheduler(args: RLHFArgs, model: Any) -> tuple[torch.optim.AdamW, LambdaLR]:
+    """The optimiser, and the schedule that is to be stepped once a phase."""
+    optimizer = get_optimizer(
+        model, args.base_lr, args.head_lr, betas=(args.adam_beta1, args.adam_beta2), weight_decay=args.weight_decay
+    )
+    return optimizer, LambdaLR(optimizer, lambda phase: learning_rate_scale(phase, args))

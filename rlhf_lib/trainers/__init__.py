@@ -1,0 +1,8 @@
+"""Trainers by the name that the command line knows them by."""
+
+from rlhf_lib.trainers.grpo import GrpoTrainer
+from rlhf_lib.trainers.ppo import LoraTrainer, RLHFTrainer, TrainingDiverged
+
+TRAINERS = {"ppo": RLHFTrainer, "ppo-lora": LoraTrainer, "grpo": GrpoTrainer}
+
+__all__ = ["TRAINERS", "GrpoTrainer", "LoraTrainer", "RLHFTrainer", "TrainingDiverged"]

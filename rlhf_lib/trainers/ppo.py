@@ -1,0 +1,254 @@
+"""Proximal policy optimisation of a language model (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020)."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lib.advantages import compute_gae, normalize_reward
+from rlhf_lib.args import InputError, LoraArgs, RLHFArgs
+from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
+from rlhf_lib.models import TransformerWithValueHead, TransformerWithValueHeadLora
+from rlhf_lib.objectives import (
+    calc_clipped_surrogate_objective,
+    calc_entropy_bonus,
+    calc_kl_penalty,
+    calc_value_function_loss,
+    reduce_tokens,
+    token_entropy,
+    token_kl,
+)
+from rlhf_lib.optim import get_optimizer_and_scheduler
+from rlhf_lib.rewards import score
+from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
+from rlhf_lib.runs import PhaseMetrics, Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.tasks import Prompts, Task, make_task
+
+
+class TrainingDiverged(InputError):
+    """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
+
+
+class RLHFTrainer:
+    """PPO with a value head, every weight trained; a frozen copy of the first model is the reference.
+
+    One phase: `rollout_phase` samples completions and fills a memory, `learning_phase` makes minibatch updates on it.
+    `train` repeats that and keeps the run's files. A subclass's __init__ needs to set only args, run_name, model,
+    ref_model, optimizer, scheduler and prefix_len.
+    """
+
+    step = 0
+    phase = 0
+    memory: ReplayMemory | None = None
+
+    def __init__(self, args: RLHFArgs):
+        torch.manual_seed(args.seed)
+        self.args = args
+        self.run_name = f"{type(self).__name__.removesuffix('Trainer').lower()}-{self.task.name}-seed{args.seed}"
+        self.model, self.ref_model = self.build_models()
+        self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
+        self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
+
+    def build_models(self) -> tuple[Any, Any]:
+        """The policy, and what is called for the reference policy's logits."""
+        args = self.args
+        model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
+        return model, model.frozen_copy()
+
+    @cached_property
+    def task(self) -> Task:
+        """Prompts and rewards."""
+        return make_task(self.args.task, self.args.prefix, self.args.reward_fn)
+
+    @cached_property
+    def metrics(self) -> PhaseMetrics:
+        """What this phase has logged so far."""
+        return PhaseMetrics()
+
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Prompts, completions and rewards of this phase, for the run's files."""
+        return []
+
+    def log(self, **values: float | Tensor | None) -> None:
+        """Log metrics of this phase by name; several observations of one are averaged."""
+        self.metrics.log(**values)
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """How often each prompt of a phase is repeated."""
+        return 1
+
+    def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
+        """Draw the phase's prompts, sample a completion for each, and reward it."""
+        args, group = self.args, self.completions_per_prompt
+        prompts = self.task.draw(args.batch_size // group, args.seed, self.phase).repeat(group)
+        with self.metrics.timed("generate"):
+            sampled = rollout(
+                self.model,
+                prompts.prompts,
+                args.gen_len,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                prepend_bos=args.prepend_bos,
+                stop_at_eos=self.task.stop_at_eos,
+            )
+        with self.metrics.timed("reward"):
+            rewards = self.score(prompts, sampled)
+        return sampled, rewards.to(sampled.ids.device)
+
+    def score(self, prompts: Prompts, sampled: Rollout) -> Float[Tensor, " batch"]:
+        """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
+        task = self.task
+        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, sampled.completions, prompts.columns)
+        self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
+        for name, values in each.items():
+            given = [value for value in values if value is not None]
+            self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
+        styles = [task.style_of(completion) for completion in sampled.completions]
+        for style in ("reasoning", "bare", "sentence") if any(styles) else ():
+            self.log(**{f"share_{style}": styles.count(style) / len(styles)})
+        self.samples[:] = [
+            {"prompt": p, "completion": c, "reward": float(r)}
+            for p, c, r in zip(prompts.prompts, sampled.completions, rewards, strict=True)
+        ]
+        return rewards
+
+    def rollout_phase(self) -> ReplayMemory:
+        """Sample completions, reward them, and turn that into a memory to learn from."""
+        args = self.args
+        sampled, rewards = self.sample_and_score()
+        if args.normalize_reward:
+            rewards = normalize_reward(rewards)
+        with torch.no_grad(), self.metrics.timed("score"):
+            inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}
+            logits, values = self.model.forward_with_value_head(sampled.ids, **inputs)
+            ref_logits = self.ref_model(sampled.ids, **inputs)
+        logprobs = get_logprobs(logits, sampled.ids[:, -args.gen_len - 1 :], temperature=args.temperature)
+        advantages = compute_gae(
+            values, rewards, sampled.prefix_len, gamma=args.gamma, gae_lambda=args.gae_lambda, mask=sampled.mask
+        )
+        memory = ReplayMemory(
+            args,
+            sampled.ids,
+            logprobs,
+            advantages,
+            values,
+            ref_logits,
+            mask=sampled.mask,
+            attention_mask=sampled.attention_mask,
+        )
+        self.log(
+            sampler_gap=reduce_tokens(sampled.sampler_logprobs - logprobs, args.gen_len, sampled.mask),
+            explained_variance=explained_variance(memory.generated_values, memory.returns, sampled.mask),
+        )
+        return memory
+
+    def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
+        """Clipped surrogate - value loss + entropy bonus - KL penalty, to be maximised."""
+        args, mask = self.args, minibatch.mask
+        shared = {"gen_len": args.gen_len, "mask": mask, "reduction": args.reduction}
+        generated = slice(-args.gen_len - 1, -1)
+        logits, values = self.model.forward_with_value_head(
+            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
+        )
+        logprobs = get_logprobs(logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature)
+        surrogate = calc_clipped_surrogate_objective(
+            logprobs,
+            minibatch.logprobs,
+            minibatch.advantages,
+            args.clip_coef,
+            eps=1e-8,
+            clip_coef_high=args.clip_coef_high,
+            **shared,
+        )
+        value_loss = calc_value_function_loss(
+            values[:, generated],
+            minibatch.returns,
+            args.vf_coef,
+            mb_values=minibatch.values,
+            clip_value=args.clip_value,
+            **shared,
+        )
+        policy_logits = logits[:, :-1] / args.temperature
+        ref_logits = minibatch.ref_logits[:, generated] / args.temperature
+        entropy_bonus = calc_entropy_bonus(policy_logits, args.ent_coef, **shared)
+        kl_penalty = calc_kl_penalty(policy_logits, ref_logits, args.kl_coef, **shared)
+        self.log_update(logprobs, minibatch, token_kl(policy_logits.detach(), ref_logits), policy_logits)
+        self.log(value_loss=value_loss, kl_penalty=kl_penalty)
+        return surrogate - value_loss + entropy_bonus - kl_penalty
+
+    @torch.no_grad()
+    def log_update(
+        self,
+        logprobs: Float[Tensor, "minibatch gen"],
+        minibatch: ReplayMinibatch,
+        kl: Float[Tensor, "minibatch gen"],
+        policy_logits: Float[Tensor, "minibatch gen vocab"],
+    ) -> None:
+        """Log KL, entropy, ratio and clip fractions of one minibatch."""
+        gen_len, mask = self.args.gen_len, minibatch.mask
+        mean_kl = reduce_tokens(kl, gen_len, mask)
+        self.log(kl=mean_kl, entropy=reduce_tokens(token_entropy(policy_logits), gen_len, mask))
+        self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, mask))
+        if self.step == 0:
+            self.log(kl_at_start=mean_kl)
+
+    def learning_phase(self, memory: ReplayMemory) -> float:
+        """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective."""
+        objectives = []
+        with self.metrics.timed("train"):
+            for minibatch in memory.get_minibatches():
+                self.optimizer.zero_grad()
+                objective = self.compute_rlhf_objective(minibatch)
+                objective.backward()
+                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+                self.stop_if_diverged(objective, norm)
+                self.optimizer.step()
+                self.step += 1
+                objectives.append(objective.item())
+                self.log(objective=objective, grad_norm=norm)
+        self.scheduler.step()
+        return sum(objectives) / len(objectives)
+
+    def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
+        """Raise before an update that would fill the weights with NaN."""
+        if not (objective.isfinite() and norm.isfinite()):
+            raise TrainingDiverged(
+                f"objective={objective.item()} with gradient norm {norm.item()} in phase {self.phase + 1}, step {self.step}: "
+                "the run has diverged and was stopped before the update; its last checkpoint is from before, resume from it "
+                "or start anew with a lower learning rate"
+            )
+
+    def train(self) -> dict[str, Any]:
+        """Run all phases; returns the summary that is also in the run's directory."""
+        run = Run(self)
+        for self.phase in run.phases():
+            self.memory = self.rollout_phase()
+            self.learning_phase(self.memory)
+        return run.finish()
+
+
+class LoraTrainer(RLHFTrainer):
+    """PPO on low-rank adapters: the reference is the same model without them, at no cost in memory."""
+
+    args: LoraArgs
+    use_value_head = True
+
+    def build_models(self) -> tuple[Any, Any]:
+        """The adapted policy, whose plain call is the reference."""
+        args = self.args
+        model = TransformerWithValueHeadLora.from_pretrained(
+            args.base_model,
+            args.lora_alpha,
+            args.lora_rank,
+            use_value_head=self.use_value_head,
+            maps=args.lora_maps,
+            device=args.device,
+            dtype=args.dtype,
+        )
+        return model, model

@@ -1,0 +1,149 @@
+"""The command line: help that teaches, and bad input answered with value, rule and remedy, exit code 2, no traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_lib import cli
+
+TINY = [
+    "--device",
+    "cpu",
+    "--batch-size",
+    "8",
+    "--num-minibatches",
+    "2",
+    "--gen-len",
+    "6",
+    "--total-phases",
+    "2",
+    "--eval-problems",
+    "10",
+    "--warmup-steps",
+    "0",
+    "--log-samples-every",
+    "0",
+]
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*words):
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as stop:  # tyro ends like this
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "ppo-lora", "grpo"])
+def test_train_sample_and_eval(algorithm, run, tmp_path):
+    directory = tmp_path / "run"
+    more = ["--group-size", "4"] if algorithm == "grpo" else []
+    code, out = run("train", algorithm, "--task", "pocket", "--output-dir", directory, *TINY, *more)
+    assert code == 0, out
+    assert "Accuracy" in out
+    assert f"rlhf sample --run {directory}" in out
+    code, out = run("sample", "--run", directory, "--count", 2, "--device", "cpu")
+    assert code == 0, out
+    assert out.count("Question:") == 2
+    assert "trained" in out
+    output = tmp_path / "judged.jsonl"
+    code, out = run("eval", "--run", directory, "--problems", 10, "--device", "cpu", "--output", output)
+    assert code == 0, out
+    assert "accuracy" in out
+    assert len([json.loads(line) for line in output.read_text().splitlines()]) == 10
+
+
+def test_fixed_prefix(run, tmp_path, model_dirs):
+    code, out = run(
+        "train", "grpo", "--base-model", model_dirs["gpt2"], "--prefix", "Ben", "--output-dir", tmp_path / "r", *TINY
+    )
+    assert code == 0, out
+    assert "Mean reward" in out
+    code, out = run("train", "grpo", "--output-dir", tmp_path / "r", "--resume")
+    assert code == 0, out
+
+
+def test_a_runs_arguments_are_a_recipe(run, tmp_path):
+    assert run("train", "grpo", "--output-dir", tmp_path / "a", *TINY, "--lora-rank", 2)[0] == 0
+    code, out = run("train", "grpo", "--recipe", tmp_path / "a" / "args.json", "--output-dir", tmp_path / "b", "--seed", 5)
+    assert code == 0, out
+    args = json.loads((tmp_path / "b" / "args.json").read_text())
+    assert (args["lora_rank"], args["seed"], args["gen_len"]) == (2, 5, 6)
+
+
+@pytest.mark.parametrize("words", [[], ["train"], ["train", "grpo"], ["train", "ppo"], ["sample"], ["eval"], ["pretrain"]])
+def test_help(words, run):
+    code, out = run(*words, "--help")
+    assert code == 0
+    assert "usage" in out
+    assert "reward-fn" not in out
+
+
+def test_help_says_what_every_field_means(run):
+    from dataclasses import fields
+
+    from rlhf_lib.args import GrpoArgs
+
+    _, out = run("train", "grpo", "--task", "pocket", "--help")
+    for f in fields(GrpoArgs):
+        assert f.name == "reward_fn" or f"--{f.name.replace('_', '-')}" in out
+    import ast
+    import inspect
+
+    import rlhf_lib.args as module
+
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef):
+            body = node.body
+            for field, after in zip(body, [*body[1:], None], strict=True):
+                if isinstance(field, ast.AnnAssign):
+                    assert isinstance(after, ast.Expr), f"{node.name}.{field.target.id} says nothing"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nonsense"], "not a command"),
+        (["train", "dpo"], "usage: rlhf train"),
+        (["train", "grpo", "--task", "chess"], "task='chess' does not exist"),
+        (["train", "grpo", "--base-model", "/no/such/dir"], "not a model directory"),
+        (["train", "grpo", "--base-model", "no-such/model"], "neither bundled"),
+        (["train", "grpo", "--device", "quantum"], "not a device"),
+        (["train", "grpo", "--batch-size", "10"], "multiple of num_minibatches"),
+        (["train", "grpo", "--group-size", "1"], "at least 2"),
+        (["train", "grpo", "--group-size", "3"], "does not divide"),
+        (["train", "grpo", "--lora-rank", "0"], "above 0"),
+        (["train", "grpo", "--lora-rank", "500"], "rank=500 does not fit"),
+        (["train", "grpo", "--gen-len", "600"], "context of 512"),
+        (["train", "grpo", "--resume"], "add --output-dir"),
+        (["train", "grpo", "--recipe", "/no/such.json"], "not a file"),
+        (["train", "grpo", "--no-such-option"], "no-such-option"),
+        (["sample", "--run", "/no/such"], "holds no trained model"),
+        (["sample", "--adapter", "/no/such"], "adapter_config.json"),
+        (["eval", "--few-shot", "40", "--problems", "2"], "context of 512"),
+        (["eval", "--task", "char-count"], "no right answers"),
+    ],
+)
+def test_bad_input(words, message, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out = run(*words)
+    assert code == 2, out
+    flat = " ".join(out.replace("│", " ").split())
+    assert message in flat
+    assert "Traceback" not in out
+
+
+def test_as_a_process(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "rlhf_lib", "train", "grpo", "--base-model", str(tmp_path)], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert "config.json" in result.stderr
+    assert "Traceback" not in result.stderr

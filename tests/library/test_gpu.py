@@ -1,0 +1,59 @@
+"""The same code on a CUDA device; skipped where there is none."""
+
+import pytest
+import torch
+
+from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
+from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
+from rlhf_lib.rollouts import get_logprobs, rollout
+from rlhf_lib.trainers import TRAINERS
+
+from .conftest import ARCHITECTURES
+
+pytestmark = pytest.mark.gpu
+PROMPTS = ["Question: Anna has 12 apples.", "Ben"]
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_sampler_and_scorer_agree(kind, model_dirs):
+    model = TransformerWithLora(model_dirs[kind], device="cuda")
+    for parameter in model.lora_params():
+        torch.nn.init.normal_(parameter, std=0.2)
+    sampled = rollout(model, PROMPTS, 20)
+    with torch.no_grad():
+        logits, _ = model.forward_with_value_head(sampled.ids, sampled.attention_mask)
+    rescored = get_logprobs(logits, sampled.ids, sampled.prefix_len) * sampled.mask
+    torch.testing.assert_close(rescored, sampled.logprobs, atol=1e-3, rtol=1e-3)
+    assert sampled.ids.is_cuda
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_merging_is_undone_exactly_in_bfloat16(kind, model_dirs):
+    model = TransformerWithLora(model_dirs[kind], device="cuda", dtype="bfloat16")
+    for parameter in model.lora_params():
+        torch.nn.init.normal_(parameter)
+    before = [p.clone() for p in model.base_model_params()]
+    with model.merged():
+        pass
+    assert all(torch.equal(a, b) for a, b in zip(before, model.base_model_params(), strict=True))
+
+
+def test_moving_reaches_everything(model_dirs):
+    model = TransformerWithValueHeadLora(model_dirs["gpt2"], device="cpu").to("cuda")
+    assert model.device.type == "cuda"
+    assert torch.device(model.cfg.device).type == "cuda"
+    assert all(p.is_cuda for p in model.parameters() if p.requires_grad)
+    assert model.forward_with_value_head(model.to_tokens("Anna"))[0].is_cuda
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "kind"), [("ppo", RLHFArgs), ("ppo-lora", LoraArgs), ("grpo", GrpoArgs)])
+def test_training_and_resume(name, kind, dtype, tmp_path):
+    given = {"task": "pocket", "device": "cuda", "dtype": dtype, "batch_size": 16, "num_minibatches": 2, "gen_len": 16,
+             "total_phases": 3, "eval_problems": 16, "output_dir": str(tmp_path / "r"), "log_samples_every": 0}  # fmt: skip
+    if name == "grpo":
+        given["group_size"] = 4
+    summary = TRAINERS[name](kind(**given)).train()
+    assert summary["phases"] == 3
+    assert "NVIDIA" in summary["device"]
+    TRAINERS[name](kind(**given, resume=True)).train()
