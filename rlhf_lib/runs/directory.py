@@ -1,0 +1,160 @@
+"""A run's directory: what is in it, and writing so that a kill at any moment leaves whole files."""
+
+import json
+import os
+import pickle
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlhf_lib.args import InputError, RunArgs, from_json, to_json
+
+RESUMABLE = ("output_dir", "resume", "device", "save_every", "log_samples_every", "use_wandb", "wandb_entity", "wandb_project_name")
+
+
+class RunDirectory:
+    """args.json, metrics.jsonl, samples.jsonl, checkpoint.pt, curves.png, summary.json, and the model's own directory.
+
+    Args:
+        path: the directory; created if missing.
+        args: the run's arguments; `claim` writes them.
+        resume: continue what is there; otherwise a directory that holds a run is refused.
+
+    Raises:
+        InputError: not writable, holding another run, or on resume one with other arguments or none at all.
+    """
+
+    def __init__(self, path: str | os.PathLike, args: RunArgs, resume: bool = False):
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".write-test-{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise InputError(f"output_dir={str(path)!r} cannot be written ({error.strerror}); choose another --output-dir") from None
+        if self.args_file.exists() and not resume:
+            raise InputError(f"output_dir={str(path)!r} holds a run already; add --resume to continue it, or choose another")
+        if self.args_file.exists():
+            check_same_run(self.args_file, args)
+        elif resume:
+            raise InputError(f"output_dir={str(path)!r} holds no run to resume; leave out --resume to start one")
+        self.args = args
+
+    def claim(self) -> None:
+        """Write args.json, which makes the directory hold a run."""
+        write_atomically(self.args_file, to_json(self.args))
+
+    @property
+    def args_file(self) -> Path:
+        """The run's arguments."""
+        return self.path / "args.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a phase."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        """Completions with their rewards, one JSON object each."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """All that --resume needs."""
+        return self.path / "checkpoint.pt"
+
+    @property
+    def model_dir(self) -> Path:
+        """The trained model: an adapter in PEFT's format, or a Hugging Face directory."""
+        return self.path / "model"
+
+    @property
+    def summary_file(self) -> Path:
+        """The run's headline figures."""
+        return self.path / "summary.json"
+
+    @property
+    def curves_file(self) -> Path:
+        """The figure of the run's metrics."""
+        return self.path / "curves.png"
+
+
+def check_same_run(args_file: Path, args: RunArgs) -> None:
+    """A run may only be resumed with the arguments it was started with."""
+    earlier = from_json(type(args), args_file.read_text(), str(args_file))
+    ours, theirs = json.loads(to_json(args)), json.loads(to_json(earlier))
+    changed = [name for name in ours if ours[name] != theirs[name] and name not in RESUMABLE]
+    if changed:
+        listed = ", ".join(f"{name}={ours[name]!r} (was {theirs[name]!r})" for name in changed)
+        raise InputError(f"--resume with other arguments: {listed}; a run continues with its own, or starts anew elsewhere")
+
+
+def new_run_path(name: str, root: str = "runs") -> Path:
+    """A directory that does not exist yet, named for the run and the time."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, count = Path(root) / f"{name}-{stamp}", 2
+    while path.exists():
+        path, count = Path(root) / f"{name}-{stamp}-{count}", count + 1
+    return path
+
+
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write under a temporary name, reach the disk, then rename: the file is always whole, old or new."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with open(temporary, "wb") as handle:
+        handle.write(content.encode() if isinstance(content, str) else content)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, file)
+
+
+def append_json_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Add one line a record."""
+    with open(file, "a") as handle:
+        handle.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """All whole lines of a file; a last line cut off by a kill is left out, and a missing file is empty."""
+    records = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def keep_phases_below(file: Path, phase: int) -> list[dict[str, Any]]:
+    """Drop the lines of phases that a resumed run is about to repeat; returns what stays."""
+    kept = [record for record in read_json_lines(file) if record["phase"] < phase]
+    write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
+    return kept
+
+
+def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint so that the file is always a whole one."""
+    temporary = file.with_name(f".{file.name}.tmp")
+    with open(temporary, "wb") as handle:
+        torch.save(state, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, file)
+
+
+def load_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain values are accepted."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{file} does not exist; the run was stopped before its first checkpoint, start it anew") from None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise InputError(f"{file} is truncated or no checkpoint ({str(error).splitlines()[0][:80]}); restore it from a copy") from None
+    if not isinstance(state, dict) or "next_phase" not in state:
+        raise InputError(f"{file} is not a checkpoint of rlhf_lib; give the output directory of a run")
+    return state
