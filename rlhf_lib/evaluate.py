@@ -67,7 +67,7 @@ def evaluate(
     gen_len: int,
     temperature: float = 1.0,
     prepend_bos: bool = True,
-    batch_size: int = 250,
+    batch_size: int = 125,
     seed: int = 0,
 ) -> Evaluation:
     """Sample (temperature 0: greedily) one completion a prompt and judge it; torch's global randomness is left alone."""

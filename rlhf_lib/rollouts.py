@@ -260,30 +260,36 @@ def end_ids_of(model: Any, tokenizer: Any) -> list[int]:
 
 def get_samples(
     model: Any,
-    prompt: str,
+    prompt: str | list[str],
     batch_size: int,
     gen_len: int = 15,
     temperature: float = 0.8,
     top_k: int | None = 15,
     prepend_bos: bool = True,
     *,
+    top_p: float | None = None,
     verbose: bool = False,
     stop_at_eos: bool = False,
+    generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, "batch seq"], list[str]]:
-    """`batch_size` continuations of one prompt: whole token sequences, and whole texts with the prompt included.
+    """`batch_size` continuations of a prompt: whole token sequences, and whole texts with the prompt included.
 
-    Exactly `gen_len` tokens each, whatever end-of-sequence says, unless `stop_at_eos`. `verbose` prints them.
+    Of a list, each prompt gets `batch_size` in a row; shorter ones are padded on the left. Exactly `gen_len` tokens each,
+    whatever end-of-sequence says, unless `stop_at_eos`. `verbose` prints them.
     """
+    prompts = [text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(batch_size)]
     sampled = rollout(
         model,
-        [prompt] * batch_size,
+        prompts,
         gen_len,
         temperature=temperature,
         top_k=top_k,
+        top_p=top_p,
         prepend_bos=prepend_bos,
         stop_at_eos=stop_at_eos,
+        generator=generator,
     )
-    texts = [prompt + completion for completion in sampled.completions]
+    texts = [text + completion for text, completion in zip(prompts, sampled.completions, strict=True)]
     if verbose:
         print(*texts, sep="\n---\n")
     return sampled.ids, texts

@@ -187,7 +187,8 @@ def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
     hf = base.bridge.original_model
     for key, value in base.dropout.items():
         setattr(hf.config, key, value)
-    hf.save_pretrained(directory, state_dict=state)
+    with quiet_transformers():
+        hf.save_pretrained(directory, state_dict=state)
     remove_dropout(hf.config)
     base.tokenizer.save_pretrained(directory)
     return directory

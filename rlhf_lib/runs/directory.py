@@ -12,7 +12,16 @@ import torch
 
 from rlhf_lib.args import InputError, RunArgs, from_json, to_json
 
-RESUMABLE = ("output_dir", "resume", "device", "save_every", "log_samples_every", "use_wandb", "wandb_entity", "wandb_project_name")
+RESUMABLE = (
+    "output_dir",
+    "resume",
+    "device",
+    "save_every",
+    "log_samples_every",
+    "use_wandb",
+    "wandb_entity",
+    "wandb_project_name",
+)
 
 
 class RunDirectory:
@@ -35,7 +44,9 @@ class RunDirectory:
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise InputError(f"output_dir={str(path)!r} cannot be written ({error.strerror}); choose another --output-dir") from None
+            raise InputError(
+                f"output_dir={str(path)!r} cannot be written ({error.strerror}); choose another --output-dir"
+            ) from None
         if self.args_file.exists() and not resume:
             raise InputError(f"output_dir={str(path)!r} holds a run already; add --resume to continue it, or choose another")
         if self.args_file.exists():
@@ -154,7 +165,9 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{file} does not exist; the run was stopped before its first checkpoint, start it anew") from None
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(f"{file} is truncated or no checkpoint ({str(error).splitlines()[0][:80]}); restore it from a copy") from None
+        raise InputError(
+            f"{file} is truncated or no checkpoint ({str(error).splitlines()[0][:80]}); restore it from a copy"
+        ) from None
     if not isinstance(state, dict) or "next_phase" not in state:
         raise InputError(f"{file} is not a checkpoint of rlhf_lib; give the output directory of a run")
     return state

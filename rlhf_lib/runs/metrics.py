@@ -85,7 +85,7 @@ def explained_variance(values: Float[Tensor, "batch gen"], returns: Float[Tensor
     return float(1 - (returns - values)[real].var() / spread)
 
 
-def group_metrics(rewards: Float[Tensor, "batch"], group_size: int, best: float | None = None) -> dict[str, float]:
+def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float | None = None) -> dict[str, float]:
     """Share of groups without reward spread, and how many of the phase's groups those are, split all-best and all-worse."""
     groups = rewards.reshape(-1, group_size)
     flat = (groups == groups[:, :1]).all(dim=1)
@@ -98,7 +98,7 @@ def group_metrics(rewards: Float[Tensor, "batch"], group_size: int, best: float 
     }
 
 
-def rollout_metrics(rewards: Float[Tensor, "batch"], mask: Float[Tensor, "batch gen"], stops: bool) -> dict[str, float | None]:
+def rollout_metrics(rewards: Float[Tensor, " batch"], mask: Float[Tensor, "batch gen"], stops: bool) -> dict[str, float | None]:
     """Reward mean and deviation, completion length (overall, and of the better and worse half by mean), truncated share."""
     lengths = mask.sum(dim=1).float().cpu()
     better = rewards > rewards.mean()

@@ -158,7 +158,12 @@ class Run:
         for name, temperature in (("accuracy", 1.0), ("accuracy_greedy", 0.0)):
             self.bar.set_description(f"evaluating {when}")
             judged = evaluate(
-                trainer.model, trainer.task, prompts, gen_len=args.gen_len, temperature=temperature, prepend_bos=args.prepend_bos
+                trainer.model,
+                trainer.task,
+                prompts,
+                gen_len=args.gen_len,
+                temperature=temperature,
+                prepend_bos=args.prepend_bos,
             )
             results[f"{name}_{when}"] = judged.accuracy.as_dict()
         self.bar.set_description("")
@@ -200,7 +205,9 @@ def start_wandb(args: Any, run_name: str) -> Any:
         import wandb
     except ImportError:
         raise InputError("use_wandb=True needs the package wandb; pip install wandb, or leave the flag out") from None
-    return wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, name=run_name, config=json.loads(to_json(args)))
+    return wandb.init(
+        project=args.wandb_project_name, entity=args.wandb_entity, name=run_name, config=json.loads(to_json(args))
+    )
 
 
 def first_and_last(history: list[dict[str, Any]]) -> dict[str, float]:

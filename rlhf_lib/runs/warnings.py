@@ -19,7 +19,7 @@ def flat_groups(history: list[Record]) -> bool:
 
 def reference_differs(history: list[Record]) -> bool:
     """The policy is not the reference before the first update."""
-    first = history[0].get("kl_at_start")
+    first = history[0].get("kl")
     return len(history) == 1 and first is not None and first > 1e-3
 
 
@@ -55,9 +55,11 @@ def sampler_gap(history: list[Record]) -> bool:
 
 
 def useless_critic(history: list[Record]) -> bool:
-    """The value function explains nothing after ten phases."""
-    explained = level(history, "explained_variance", 5)
-    return len(history) >= 10 and explained is not None and explained <= 0
+    """The value function explains nothing after ten phases, and not because all completions are good by now."""
+    explained, reward = level(history, "explained_variance", 5), level(history, "reward", 5)
+    if len(history) < 10 or explained is None or reward is None:
+        return False
+    return explained <= 0 and reward - history[0]["reward"] < history[0].get("reward_std", 0.0)
 
 
 def nothing_learned(history: list[Record]) -> bool:
@@ -72,7 +74,10 @@ SIGNATURES: list[tuple[Callable[[list[Record]], bool], str]] = [
     (reference_differs, "KL is above 0 before the first update: the reference is wrong or dropout is active."),
     (frozen, "The gradient is zero while rewards differ: adapters are frozen or the graph is detached."),
     (flat_groups, "Nearly all groups have equal, wrong rewards, so nothing is learned: use easier prompts or larger groups."),
-    (kl_runaway, "KL from the reference is above 5 nats a token: the policy is collapsing, lower the learning rate or raise kl_coef."),
+    (
+        kl_runaway,
+        "KL from the reference is above 5 nats a token: the policy is collapsing, lower the learning rate or raise kl_coef.",
+    ),
     (entropy_collapse, "Entropy has collapsed and the reward with it: lower the learning rate or raise ent_coef."),
     (truncated, "Most completions hit gen_len before ending, which may cut off their answers: raise gen_len."),
     (sampler_gap, "Sampler and trainer disagree on log-probabilities: top_k or top_p is on, or the number formats differ."),

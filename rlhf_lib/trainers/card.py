@@ -13,7 +13,7 @@ from rlhf_lib.tasks import PocketTask
 from rlhf_lib.tasks.pocket_text import STYLES
 
 GEN_LEN = 48
-FEW_SHOT = 1
+FEW_SHOT = 3
 CARD_PROBLEMS = 500
 
 TEXT = """---

@@ -11,14 +11,7 @@ from torch import Tensor
 from rlhf_lib.advantages import compute_group_advantages, spread_over_tokens
 from rlhf_lib.args import GrpoArgs
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
-from rlhf_lib.objectives import (
-    KL_ESTIMATORS,
-    calc_clipped_surrogate_objective,
-    calc_entropy_bonus,
-    calc_kl_estimate_penalty,
-    hide,
-    reduce_tokens,
-)
+from rlhf_lib.objectives import calc_clipped_surrogate_objective, calc_entropy_bonus, calc_kl_estimate_penalty
 from rlhf_lib.rollouts import get_logprobs
 from rlhf_lib.runs import group_metrics
 from rlhf_lib.trainers.ppo import LoraTrainer
@@ -44,12 +37,11 @@ class GrpoTrainer(LoraTrainer):
             generated = sampled.ids[:, -args.gen_len - 1 :]
             logits, _ = self.model.forward_with_value_head(sampled.ids, **inputs)
             logprobs = get_logprobs(logits, generated, temperature=args.temperature)
-            ref_logprobs = get_logprobs(self.ref_model(sampled.ids, **inputs), generated, temperature=args.temperature)
+            ref_logits = self.ref_model(sampled.ids, **inputs)
+            ref_logprobs = get_logprobs(ref_logits, generated, temperature=args.temperature)
         advantages = compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)
-        self.log(
-            sampler_gap=reduce_tokens(sampled.sampler_logprobs - logprobs, args.gen_len, sampled.mask),
-            **group_metrics(rewards, self.completions_per_prompt),
-        )
+        self.log_scores(sampled, logits, ref_logits, logprobs)
+        self.log(**group_metrics(rewards, self.completions_per_prompt))
         return ReplayMemory(
             args,
             sampled.ids,
@@ -78,7 +70,6 @@ class GrpoTrainer(LoraTrainer):
         kl_penalty = calc_kl_estimate_penalty(
             logprobs, minibatch.ref_logprobs, args.kl_coef, estimator=args.kl_estimator, **shared
         )
-        kl = KL_ESTIMATORS["k3"](hide(logprobs.detach(), mask), hide(minibatch.ref_logprobs, mask))
-        self.log_update(logprobs, minibatch, kl, policy_logits)
+        self.log_update(logprobs, minibatch)
         self.log(kl_penalty=kl_penalty)
         return surrogate + entropy_bonus - kl_penalty

@@ -141,10 +141,8 @@ class RLHFTrainer:
             mask=sampled.mask,
             attention_mask=sampled.attention_mask,
         )
-        self.log(
-            sampler_gap=reduce_tokens(sampled.sampler_logprobs - logprobs, args.gen_len, sampled.mask),
-            explained_variance=explained_variance(memory.generated_values, memory.returns, sampled.mask),
-        )
+        self.log_scores(sampled, logits, ref_logits, logprobs)
+        self.log(explained_variance=explained_variance(memory.generated_values, memory.returns, sampled.mask))
         return memory
 
     def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
@@ -177,25 +175,30 @@ class RLHFTrainer:
         ref_logits = minibatch.ref_logits[:, generated] / args.temperature
         entropy_bonus = calc_entropy_bonus(policy_logits, args.ent_coef, **shared)
         kl_penalty = calc_kl_penalty(policy_logits, ref_logits, args.kl_coef, **shared)
-        self.log_update(logprobs, minibatch, token_kl(policy_logits.detach(), ref_logits), policy_logits)
+        self.log_update(logprobs, minibatch)
         self.log(value_loss=value_loss, kl_penalty=kl_penalty)
         return surrogate - value_loss + entropy_bonus - kl_penalty
 
     @torch.no_grad()
-    def log_update(
+    def log_scores(
         self,
-        logprobs: Float[Tensor, "minibatch gen"],
-        minibatch: ReplayMinibatch,
-        kl: Float[Tensor, "minibatch gen"],
-        policy_logits: Float[Tensor, "minibatch gen vocab"],
+        sampled: Rollout,
+        logits: Float[Tensor, "batch kept vocab"],
+        ref_logits: Float[Tensor, "batch kept vocab"],
+        logprobs: Float[Tensor, "batch gen"],
     ) -> None:
-        """Log KL, entropy, ratio and clip fractions of one minibatch."""
-        gen_len, mask = self.args.gen_len, minibatch.mask
-        mean_kl = reduce_tokens(kl, gen_len, mask)
-        self.log(kl=mean_kl, entropy=reduce_tokens(token_entropy(policy_logits), gen_len, mask))
-        self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, mask))
-        if self.step == 0:
-            self.log(kl_at_start=mean_kl)
+        """Log the sampling policy's exact KL from the reference, its entropy, and the gap between sampler and trainer."""
+        policy, reference = logits[:, :-1] / self.args.temperature, ref_logits[:, :-1] / self.args.temperature
+        figures = {
+            "kl": token_kl(policy, reference),
+            "entropy": token_entropy(policy),
+            "sampler_gap": sampled.sampler_logprobs - logprobs,
+        }
+        self.log(**{name: reduce_tokens(values, self.args.gen_len, sampled.mask) for name, values in figures.items()})
+
+    def log_update(self, logprobs: Float[Tensor, "minibatch gen"], minibatch: ReplayMinibatch) -> None:
+        """Log ratio and clip fractions of one minibatch."""
+        self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, minibatch.mask))
 
     def learning_phase(self, memory: ReplayMemory) -> float:
         """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective."""

@@ -65,17 +65,17 @@ HEALTHY = {
 @pytest.mark.parametrize(
     ("history", "word"),
     [
-        ([{**HEALTHY, "kl_at_start": 0.1}], "reference"),
-        ([{**HEALTHY, "grad_norm": 0.0}], "gradient is zero"),
+        ([{**HEALTHY, "kl": 0.1}], "reference"),
+        ([{**HEALTHY, "kl": 0.0, "grad_norm": 0.0}], "gradient is zero"),
         ([{**HEALTHY, "groups_without_spread": 1.0, "groups_all_wrong": 0.9}] * 3, "groups"),
-        ([{**HEALTHY, "kl": 9.0}], "collapsing"),
+        ([HEALTHY, {**HEALTHY, "kl": 9.0}], "collapsing"),
         (
             [{**HEALTHY, "entropy": 0.5, "reward": 0.6}] * 4 + [{**HEALTHY, "entropy": 0.01, "reward": 0.1}],
             "Entropy has collapsed",
         ),
         ([{**HEALTHY, "full_length_share": 0.8}] * 3, "gen_len"),
-        ([{**HEALTHY, "sampler_gap": 0.2}], "disagree"),
-        ([{**HEALTHY, "explained_variance": -0.1, "reward": 0.1 * i} for i in range(10)], "critic"),
+        ([HEALTHY, {**HEALTHY, "sampler_gap": 0.2}], "disagree"),
+        ([{**HEALTHY, "explained_variance": -0.1, "reward": 0.5 + 0.04 * i} for i in range(10)], "critic"),
         ([HEALTHY] * 10, "not risen"),
     ],
 )
@@ -86,7 +86,7 @@ def test_each_signature_is_recognised_alone(history, word):
 
 
 def test_a_healthy_run_gets_no_warning():
-    history = [{**HEALTHY, "reward": 0.1 * i} for i in range(10)]
+    history = [{**HEALTHY, "reward": 0.1 * i, "kl": 0.05 * i} for i in range(10)]
     assert not any(failure_signatures(history[:n]) for n in range(1, 11))
     assert len(SIGNATURES) == 9
 

@@ -68,7 +68,7 @@ def test_at_step_0_the_policy_is_the_reference(name, kind, make):
     trainer.compute_rlhf_objective(memory.get_minibatches()[0])
     figures = trainer.metrics.take()
     assert figures["ratio"] == pytest.approx(1, abs=1e-5)
-    assert figures["kl_at_start"] == pytest.approx(0, abs=1e-6)
+    assert figures["kl"] == pytest.approx(0, abs=1e-6)
     assert figures["clip_low"] == figures["clip_high"] == 0
     assert figures["sampler_gap"] == pytest.approx(0, abs=1e-4)
 
