@@ -124,7 +124,7 @@ class RLHFArgs(RunArgs):
     """The policy ratio's gain stops below 1 - this and above 1 + this."""
     clip_coef_high: float | None = None
     """The upper bound when it differs (clip-higher, Yu et al. 2025: 0.28)."""
-    vf_coef: float = 0.15
+    vf_coef: float = 0.5
     """Weight of the value function's loss."""
     clip_value: float | None = None
     """Clip the value's change per phase to this; left out, no value clipping."""
@@ -136,7 +136,7 @@ class RLHFArgs(RunArgs):
     """How losses average: over all tokens, over sequences of token means, or sum / (batch x gen_len) (Dr. GRPO)."""
     gamma: float = 1.0
     """PPO: discount per token."""
-    gae_lambda: float = 0.0
+    gae_lambda: float = 0.95
     """PPO: lambda of generalised advantage estimation; 0 is one-step TD, 1 is Monte Carlo minus the value."""
 
     # run

@@ -323,7 +323,7 @@ class TransformerWithLora(BridgedTransformer):
         """A model with the rank, alpha and weights of a saved adapter, on the base model that the adapter names."""
         config = read_adapter_config(Path(directory))
         name = base_model or config["base_model_name_or_path"]
-        model = cls(name, config["lora_alpha"], config["r"], **options)
+        model = cls(name, float(config["lora_alpha"]), config["r"], **options)
         model.load_adapter(directory)
         return model
 

@@ -36,7 +36,7 @@ def plot_curves(history: list[dict[str, Any]], file: Path, title: str) -> None:
         axis.grid(alpha=0.3)
         if len(names) > 1:
             axis.legend(fontsize="small")
-        if unit.startswith("share"):
+        if unit in ("share of samples", "share of groups"):
             axis.set_ylim(-0.03, 1.03)
     for axis in list(axes.flat)[len(panels) :]:
         axis.remove()

@@ -3,6 +3,6 @@
 from rlhf_lib.trainers.grpo import GrpoTrainer
 from rlhf_lib.trainers.ppo import LoraTrainer, RLHFTrainer, TrainingDiverged
 
-TRAINERS = {"ppo": RLHFTrainer, "ppo-lora": LoraTrainer, "grpo": GrpoTrainer}
+TRAINERS = {trainer.name: trainer for trainer in (RLHFTrainer, LoraTrainer, GrpoTrainer)}
 
 __all__ = ["TRAINERS", "GrpoTrainer", "LoraTrainer", "RLHFTrainer", "TrainingDiverged"]

@@ -13,7 +13,12 @@ from rlhf_lib.tasks import PocketTask
 from rlhf_lib.tasks.pocket_text import STYLES
 
 GEN_LEN = 48
-FEW_SHOT = 3
+PROMPTS = {  # what is measured: worked examples before the question, and their style
+    "zero": (0, None),
+    "reasoning": (3, "reasoning"),
+    "bare": (3, "bare"),
+    "one_reasoning": (1, "reasoning"),
+}
 CARD_PROBLEMS = 500
 
 TEXT = """---
@@ -37,14 +42,18 @@ shared, since they are what the model is to know.
 ## Measured
 
 {count} test problems, at most {gen_len} tokens, 95% intervals; `card.json` has the numbers and
-`pytest tests/library/test_bundled_model.py` measures them again. `rlhf eval` (with `--few-shot 1`, `--style bare`,
+`pytest tests/library/test_bundled_model.py` measures them again. `rlhf eval` (with `--few-shot 3`, `--style bare`,
 `--temperature 0`) prints any one of them.
 
 | prompt | greedy | temperature 1 |
 |---|---|---|
 | zero-shot | {zero_greedy} | {zero_sampled} |
-| {shots}-shot with reasoning | {reasoning_greedy} | {reasoning_sampled} |
-| {shots}-shot with bare answers | {bare_greedy} | {bare_sampled} |
+| 3-shot with reasoning | {reasoning_greedy} | {reasoning_sampled} |
+| 3-shot with bare answers | {bare_greedy} | {bare_sampled} |
+| 1-shot with reasoning | {one_reasoning_greedy} | {one_reasoning_sampled} |
+
+A prompt with three examples is longer than any document that the model was trained on (at most three question-answer pairs),
+which costs it much of its skill; with one or two examples of reasoning it is nearly always right.
 
 Zero-shot at temperature 1, by the style that the model chose:
 
@@ -58,21 +67,17 @@ def measure(directory: str | os.PathLike, count: int = CARD_PROBLEMS, device: st
     """All figures of the card: accuracies by prompt and temperature, and share and accuracy of each style."""
     model, task = BridgedTransformer(directory, device=device), PocketTask()
 
-    def judged(temperature: float, few_shot: int = 0, style: str | None = None) -> Evaluation:
+    def judged(temperature: float, few_shot: int, style: str | None) -> Evaluation:
         prompts = task.held_out(count, few_shot, style)
         return evaluate(model, task, prompts, gen_len=GEN_LEN, temperature=temperature)
 
-    greedy, sampled = judged(0.0), judged(1.0)
-    figures: dict[str, Any] = {
-        "problems": count,
-        "few_shot": FEW_SHOT,
-        "zero_greedy": greedy.accuracy.as_dict(),
-        "zero_sampled": sampled.accuracy.as_dict(),
-    }
-    for style in ("reasoning", "bare"):
-        figures[f"{style}_greedy"] = judged(0.0, FEW_SHOT, style).accuracy.as_dict()
-        figures[f"{style}_sampled"] = judged(1.0, FEW_SHOT, style).accuracy.as_dict()
-    figures["styles"] = {s: {"share": round(share, 4), **a.as_dict()} for s, (share, a) in sampled.by_style().items()}
+    figures: dict[str, Any] = {"problems": count}
+    for name, prompt in PROMPTS.items():
+        figures[f"{name}_greedy"] = judged(0.0, *prompt).accuracy.as_dict()
+        sampled = judged(1.0, *prompt)
+        figures[f"{name}_sampled"] = sampled.accuracy.as_dict()
+        if name == "zero":
+            figures["styles"] = {s: {"share": round(share, 4), **a.as_dict()} for s, (share, a) in sampled.by_style().items()}
     return figures
 
 
@@ -102,7 +107,6 @@ def write_card(directory: Path, args: PretrainArgs, seconds: float) -> str:
         minutes=seconds / 60,
         count=figures["problems"],
         gen_len=GEN_LEN,
-        shots=figures["few_shot"],
         styles=styles,
         **{name: show(figure) for name, figure in figures.items() if isinstance(figure, dict) and "value" in figure},
     )

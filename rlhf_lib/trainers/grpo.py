@@ -20,6 +20,7 @@ from rlhf_lib.trainers.ppo import LoraTrainer
 class GrpoTrainer(LoraTrainer):
     """GRPO on low-rank adapters; a fixed prefix is one group, a task of many prompts has `group_size` completions each."""
 
+    name = "grpo"
     args: GrpoArgs
     use_value_head = False
 

@@ -39,6 +39,7 @@ class RLHFTrainer:
     ref_model, optimizer, scheduler and prefix_len.
     """
 
+    name = "ppo"
     step = 0
     phase = 0
     memory: ReplayMemory | None = None
@@ -46,7 +47,7 @@ class RLHFTrainer:
     def __init__(self, args: RLHFArgs):
         torch.manual_seed(args.seed)
         self.args = args
-        self.run_name = f"{type(self).__name__.removesuffix('Trainer').lower()}-{self.task.name}-seed{args.seed}"
+        self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
         self.model, self.ref_model = self.build_models()
         self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
         self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
@@ -239,6 +240,7 @@ class RLHFTrainer:
 class LoraTrainer(RLHFTrainer):
     """PPO on low-rank adapters: the reference is the same model without them, at no cost in memory."""
 
+    name = "ppo-lora"
     args: LoraArgs
     use_value_head = True
 

@@ -1,8 +1,8 @@
 """Make the bundled model from nothing: tokenizer, documents, a small Llama, one training loop, a saved directory.
 
-The recipe's two ideas. A third of the documents are bare equations, because stories alone leave the arithmetic unlearned.
-And reasoning is half of the story documents at first and rare afterwards, so that the finished model *can* reason well but
-seldom does: the room that reinforcement learning is to discover.
+The recipe's two ideas. A fifth of the documents are bare equations, because stories alone leave the arithmetic unlearned.
+And most stories are answered with reasoning at first, few afterwards, so that the finished model *can* reason well but seldom
+does: the room that reinforcement learning is to discover.
 """
 
 import random
@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_lib.args import PretrainArgs
-from rlhf_lib.models import resolve_device
+from rlhf_lib.models.loading import quiet_transformers, resolve_device
 from rlhf_lib.runs import RunDirectory, new_run_path
 from rlhf_lib.tasks import pocket_text
 
@@ -36,8 +36,8 @@ def build_tokenizer(vocab_size: int = 512, seed: int = 0) -> PreTrainedTokenizer
         [pre_tokenizers.Split(Regex(r"\d"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<pad>", "<s>", "</s>"])
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
+    tags = [AddedToken(tag, normalized=False) for tag in TAGS]
+    tokenizer.add_tokens(tags)  # now, so that no merge crosses a tag; again after training, which forgets them
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(TAGS),
         special_tokens=["<pad>", "<s>", "</s>"],
@@ -45,7 +45,7 @@ def build_tokenizer(vocab_size: int = 512, seed: int = 0) -> PreTrainedTokenizer
         show_progress=False,
     )
     tokenizer.train_from_iterator(text, trainer)
-    tokenizer.add_tokens([AddedToken(tag, normalized=False) for tag in TAGS])
+    tokenizer.add_tokens(tags)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", padding_side="left"
     )
@@ -142,7 +142,8 @@ def pretrain(args: PretrainArgs) -> tuple[Path, float]:
         if step % 10 == 0:
             progress.set_postfix(loss=f"{loss:.3f}")
     seconds = time.perf_counter() - started
-    model.save_pretrained(run.path)
+    with quiet_transformers():
+        model.save_pretrained(run.path)
     tokenizer.save_pretrained(run.path)
     run.claim()
     return run.path, seconds

@@ -228,11 +228,11 @@ def test_a_subclass_may_skip_the_constructor(model_dirs, tmp_path):
     assert summary["phases"] == 3
 
 
-def test_the_classic_advantages_are_the_default(make):
+def test_lambda_0_gives_the_classic_advantages(make):
     """gae_lambda 0 is one-step TD, which students write in chapter 2."""
     from rlhf_lib.advantages import compute_advantages, normalize_reward
 
-    trainer = make("ppo", reward_fn=contains_a)
+    trainer = make("ppo", reward_fn=contains_a, gae_lambda=0.0)
     memory = trainer.rollout_phase()
     rewards = normalize_reward(torch.tensor([sample["reward"] for sample in trainer.samples]))
     torch.testing.assert_close(memory.advantages, compute_advantages(memory.values, rewards, trainer.prefix_len))
