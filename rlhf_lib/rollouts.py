@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformer_lens.model_bridge import TransformerBridge
 
 from rlhf_lib.args import InputError
 from rlhf_lib.models import encode_prompts, padding_id
@@ -191,9 +192,7 @@ def check_length(prefix_len: int, gen_len: int, context: int) -> None:
 
 def sampling_parts(model: Any) -> tuple[Any, Any]:
     """The bridge that generates, and the context in which it is the policy; a bare TransformerBridge is its own policy."""
-    bridge = getattr(model, "base_model", model)
-    merged = getattr(model, "merged", nullcontext)
-    return bridge, merged()
+    return (model, nullcontext()) if isinstance(model, TransformerBridge) else (model.base_model, model.merged())
 
 
 def rollout(
@@ -249,7 +248,8 @@ def decode_texts(tokenizer: Any, decoded: Decoded) -> list[str]:
 
 def end_ids_of(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end a completion, or a clear error if there are none."""
-    ids = model.end_ids if hasattr(model, "end_ids") else [i for i in [tokenizer.eos_token_id] if i is not None]
+    own = isinstance(model, TransformerBridge)
+    ids = [i for i in [tokenizer.eos_token_id] if i is not None] if own else model.end_ids
     if not ids:
         raise InputError(
             "stop_at_eos is asked for but neither the tokenizer nor the model's generation settings name an end-of-sequence "

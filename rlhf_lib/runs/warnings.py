@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-Record = dict[str, float]
+Record = dict[str, float | int]
 
 
 def level(history: list[Record], name: str, last: int = 1) -> float | None:

@@ -103,7 +103,8 @@ def test_grpo_gradient_is_the_group_relative_policy_gradient(make):
     logprobs = logits[:, -11:-1].log_softmax(-1).gather(-1, minibatch.sample_ids[:, -10:, None]).squeeze(-1)
     expected = torch.autograd.grad((logprobs * minibatch.advantages).mean(), parameters)
     assert sum(g.abs().sum() for g in got) > 0
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours - theirs).norm() <= 1e-3 * theirs.norm()
 
 
 def test_grpo_advantages_are_within_groups(make):
@@ -147,7 +148,7 @@ def test_accumulated_minibatches_equal_the_whole_batch(make):
 
 
 def test_groups_without_spread_contribute_nothing_and_are_counted(make):
-    trainer = make("grpo", reward_fn=lambda samples: torch.zeros(len(samples)), kl_coef=0.0, weight_decay=0.0)
+    trainer = make("grpo", reward_fn=lambda samples: torch.zeros(len(samples)), kl_coef=0.0, ent_coef=0.0, weight_decay=0.0)
     before = [p.detach().clone() for p in trainer.model.lora_params()]
     trainer.learning_phase(trainer.rollout_phase())
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.lora_params(), strict=True))
@@ -175,18 +176,20 @@ def test_it_learns_and_kl_holds_it_back(name, make, tmp_path):
     for kl_coef in (0.0, 20.0):
         trainer = make(
             name,
+            base_model="pocket",
             reward_fn=contains_a,
             kl_coef=kl_coef,
             output_dir=str(tmp_path / str(kl_coef)),
             total_phases=15,
             batch_size=64,
-            base_lr=1e-2,
+            gen_len=10,
+            base_lr=5e-4 if name == "ppo" else 3e-3,
             ent_coef=0.0,
             warmup_steps=0,
         )
         ends[kl_coef] = trainer.train()
     free, held = ends[0.0], ends[20.0]
-    assert free["reward_last"] > free["reward_first"] + 1
+    assert free["reward_last"] > free["reward_first"] + 0.5 > held["reward_last"]
     assert held["kl_last"] < free["kl_last"] / 4
 
 
