@@ -322,7 +322,9 @@ class TransformerWithLora(BridgedTransformer):
     ) -> "TransformerWithLora":
         """A model with the rank, alpha and weights of a saved adapter, on the base model that the adapter names."""
         config = read_adapter_config(Path(directory))
-        name = base_model or config["base_model_name_or_path"]
+        name = str(base_model or config["base_model_name_or_path"])
+        if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
+            name = Path(name).name  # the bundled model, saved under another machine's path
         model = cls(name, float(config["lora_alpha"]), config["r"], **options)
         model.load_adapter(directory)
         return model

@@ -33,6 +33,7 @@ def plot_curves(history: list[dict[str, Any]], file: Path, title: str) -> None:
             if points:
                 axis.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else None, label=label_of(name))
         axis.set(title=heading, xlabel="phase", ylabel=unit)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         if len(names) > 1:
             axis.legend(fontsize="small")

@@ -151,6 +151,14 @@ def test_adapters_come_back_exactly(adapted, tmp_path):
     assert torch.equal(policy_logits(again), policy_logits(adapted))
 
 
+def test_an_adapter_of_the_bundled_model_travels(tmp_path):
+    randomised(TransformerWithLora("pocket", rank=2, device="cpu")).save_pretrained(tmp_path)
+    file = tmp_path / "adapter_config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "base_model_name_or_path": "/elsewhere/rlhf_lib/assets/pocket"}))
+    assert TransformerWithLora.from_adapter(tmp_path, device="cpu").lora.rank == 2
+
+
 def test_an_adapter_that_peft_trained_loads(model_dirs, tmp_path):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
