@@ -6,6 +6,7 @@ values are properties. Fields that only one algorithm needs live in that algorit
 
 import importlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
@@ -234,11 +235,12 @@ class GrpoArgs(LoraArgs):
         """Check every field against its rule."""
         super().__post_init__()
         size = self.resolved_group_size
+        whole = math.lcm(size, self.num_minibatches)
         require(size >= 2, f"group_size={size} leaves nothing to compare with; use at least 2")
         require(
             self.batch_size % size == 0,
             f"group_size={size} does not divide batch_size={self.batch_size}; "
-            f"try batch_size={self.batch_size + -self.batch_size % size}",
+            f"try batch_size={self.batch_size + -self.batch_size % whole}",
         )
 
     @property

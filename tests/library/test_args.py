@@ -41,6 +41,9 @@ def test_bad_values(kind, given, message):
 def test_the_remedies_work():
     RLHFArgs(batch_size=12, num_minibatches=4)
     GrpoArgs(group_size=48, batch_size=144)
+    with pytest.raises(InputError, match="try batch_size=140"):
+        GrpoArgs(group_size=7, batch_size=128)
+    GrpoArgs(group_size=7, batch_size=140)
     PretrainArgs(width=112, heads=8)
 
 
