@@ -49,13 +49,19 @@ def default_of(args: Any, name: str) -> Any:
 
 
 @dataclass(kw_only=True)
-class RunArgs:
-    """What every kind of run shares: where it writes, what it runs on, and its seed."""
+class CommonArgs:
+    """What every command takes."""
 
     seed: int = 0
     """Seed of everything random: initialisation, prompts, sampling, minibatches."""
     device: str = "auto"
     """cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
+
+
+@dataclass(kw_only=True)
+class RunArgs(CommonArgs):
+    """What every kind of run shares: it leaves a directory."""
+
     output_dir: str | None = None
     """Directory for the run's files; left out, a new one under runs/."""
 
@@ -295,7 +301,7 @@ class PretrainArgs(RunArgs):
 
 
 @dataclass(kw_only=True)
-class ModelArgs:
+class ModelArgs(CommonArgs):
     """Which model a command loads, and how it samples."""
 
     base_model: str = "pocket"
@@ -310,10 +316,6 @@ class ModelArgs:
     """Softmax temperature; 0 takes the likeliest token."""
     gen_len: int = 48
     """Most tokens generated per completion."""
-    seed: int = 0
-    """Seed of sampling."""
-    device: str = "auto"
-    """cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the base model."""
 

@@ -93,9 +93,14 @@ class BridgedTransformer(nn.Module):
         *,
         logits_to_keep: int | None = None,
     ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
-        """Logits of the policy, and the value of every position (None without a head); hooks are gone afterwards."""
+        """Logits of the policy and the value of every position (None without a head), from one pass; no hook remains."""
         with self.base_model.hooks(fwd_hooks=self.fwd_hooks):
-            return self(ids, attention_mask, logits_to_keep=logits_to_keep), None
+            logits = self(ids, attention_mask, logits_to_keep=logits_to_keep)
+        return logits, self.values_of_pass()
+
+    def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
+        """The values that the last pass with hooks gave; None without a head."""
+        return None
 
     @contextmanager
     def merged(self) -> Iterator[None]:
@@ -117,15 +122,22 @@ class BridgedTransformer(nn.Module):
         """The value head's parameters; empty without one."""
         return []
 
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """All modules that training changes, by name."""
+        return {"base_model": self.base_model}
+
     def trainable_state(self) -> dict[str, Tensor]:
-        """All that training changes, by name; `load_trainable_state` puts it back."""
-        return {f"base_model.{name}": tensor for name, tensor in self.base_model.state_dict().items()}
+        """All tensors that training changes, by name; `load_trainable_state` puts them back."""
+        return {
+            f"{part}.{name}": tensor
+            for part, module in self.trained_parts().items()
+            for name, tensor in module.state_dict().items()
+        }
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `trainable_state` gave, exactly."""
-        self.base_model.load_state_dict(
-            {name.removeprefix("base_model."): t for name, t in of_part(state, "base_model").items()}
-        )
+        for part, module in self.trained_parts().items():
+            module.load_state_dict({n.removeprefix(f"{part}."): t for n, t in state.items() if n.startswith(f"{part}.")})
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write the policy: a Hugging Face directory, or with adapters one in PEFT's format; value head beside it."""
@@ -159,11 +171,6 @@ class BridgedTransformer(nn.Module):
             return self.base_model.generate(ids, attention_mask=attention_mask, **{"verbose": False, **options})
 
 
-def of_part(state: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The entries of a state whose name begins with `part`."""
-    return {name: tensor for name, tensor in state.items() if name.startswith(f"{part}.")}
-
-
 class WithValueHead(BridgedTransformer):
     """Adds a value head: an MLP read by a hook off the final norm's output, so that logits and values come of one pass."""
 
@@ -188,31 +195,18 @@ class WithValueHead(BridgedTransformer):
         """The policy's hooks, and the value head's."""
         return [*super().fwd_hooks, *([self.value_head_hook] if self.value_head is not None else [])]
 
-    def forward_with_value_head(
-        self,
-        ids: Int[Tensor, "batch seq"],
-        attention_mask: Int[Tensor, "batch seq"] | None = None,
-        *,
-        logits_to_keep: int | None = None,
-    ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
-        """Logits of the policy and the value of every position, from one pass; hooks are gone afterwards."""
-        logits, _ = super().forward_with_value_head(ids, attention_mask, logits_to_keep=logits_to_keep)
-        return logits, None if self.value_head is None else self.value_head_output.squeeze(-1)
+    def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
+        """The values that the last pass with hooks gave; None without a head."""
+        return None if self.value_head is None else self.value_head_output.squeeze(-1)
 
     def get_value_head_params(self) -> list[nn.Parameter]:
         """The value head's parameters; empty without one."""
         return [] if self.value_head is None else list(self.value_head.parameters())
 
-    def trainable_state(self) -> dict[str, Tensor]:
-        """All that training changes, the head included."""
-        head = {} if self.value_head is None else self.value_head.state_dict()
-        return {**super().trainable_state(), **{f"value_head.{name}": tensor for name, tensor in head.items()}}
-
-    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `trainable_state` gave, exactly."""
-        super().load_trainable_state(state)
-        if self.value_head is not None:
-            self.value_head.load_state_dict({n.removeprefix("value_head."): t for n, t in of_part(state, "value_head").items()})
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """All modules that training changes, the head included."""
+        head = {} if self.value_head is None else {"value_head": self.value_head}
+        return {**super().trained_parts(), **head}
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write the policy, and the value head beside it."""
@@ -299,13 +293,9 @@ class TransformerWithLora(BridgedTransformer):
         if self.lora.is_merged:
             raise RuntimeError(f"{what} inside `with model.merged():` would use the merged weights; leave the block first")
 
-    def trainable_state(self) -> dict[str, Tensor]:
-        """All that training changes: the adapters."""
-        return {f"lora.{name}": tensor for name, tensor in self.lora.state_dict().items()}
-
-    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `trainable_state` gave, exactly."""
-        self.lora.load_state_dict({name.removeprefix("lora."): t for name, t in of_part(state, "lora").items()})
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """All modules that training changes: the adapters."""
+        return {"lora": self.lora}
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
         """Write the adapters in PEFT's format."""

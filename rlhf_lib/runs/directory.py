@@ -4,9 +4,10 @@ import json
 import os
 import pickle
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -38,6 +39,13 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike, args: RunArgs, resume: bool = False):
         self.path = Path(path)
+        self.args_file = self.path / "args.json"
+        self.metrics_file = self.path / "metrics.jsonl"  # one JSON object a phase
+        self.samples_file = self.path / "samples.jsonl"  # one JSON object a completion
+        self.checkpoint_file = self.path / "checkpoint.pt"  # all that --resume needs
+        self.model_dir = self.path / "model"  # an adapter in PEFT's format, or a Hugging Face directory
+        self.summary_file = self.path / "summary.json"
+        self.curves_file = self.path / "curves.png"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".write-test-{os.getpid()}"
@@ -59,41 +67,6 @@ class RunDirectory:
         """Write args.json, which makes the directory hold a run."""
         write_atomically(self.args_file, to_json(self.args))
 
-    @property
-    def args_file(self) -> Path:
-        """The run's arguments."""
-        return self.path / "args.json"
-
-    @property
-    def metrics_file(self) -> Path:
-        """One JSON object a phase."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def samples_file(self) -> Path:
-        """Completions with their rewards, one JSON object each."""
-        return self.path / "samples.jsonl"
-
-    @property
-    def checkpoint_file(self) -> Path:
-        """All that --resume needs."""
-        return self.path / "checkpoint.pt"
-
-    @property
-    def model_dir(self) -> Path:
-        """The trained model: an adapter in PEFT's format, or a Hugging Face directory."""
-        return self.path / "model"
-
-    @property
-    def summary_file(self) -> Path:
-        """The run's headline figures."""
-        return self.path / "summary.json"
-
-    @property
-    def curves_file(self) -> Path:
-        """The figure of the run's metrics."""
-        return self.path / "curves.png"
-
 
 def check_same_run(args_file: Path, args: RunArgs) -> None:
     """A run may only be resumed with the arguments it was started with."""
@@ -114,14 +87,21 @@ def new_run_path(name: str, root: str = "runs") -> Path:
     return path
 
 
-def write_atomically(file: Path, content: str | bytes) -> None:
+@contextmanager
+def whole_file(file: Path) -> Iterator[IO[bytes]]:
     """Write under a temporary name, reach the disk, then rename: the file is always whole, old or new."""
     temporary = file.with_name(f".{file.name}.tmp")
     with open(temporary, "wb") as handle:
-        handle.write(content.encode() if isinstance(content, str) else content)
+        yield handle
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(temporary, file)
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write a text file that is always whole."""
+    with whole_file(file) as handle:
+        handle.write(text.encode())
 
 
 def append_json_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
@@ -149,13 +129,9 @@ def keep_phases_below(file: Path, phase: int) -> list[dict[str, Any]]:
 
 
 def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint so that the file is always a whole one."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "wb") as handle:
+    """Write a checkpoint that is always whole."""
+    with whole_file(file) as handle:
         torch.save(state, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, file)
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:

@@ -13,8 +13,20 @@ install_import_hook("rlhf_lib", "beartype.beartype")
 import pytest
 import torch
 
+from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
+
 SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / "shared"))
 ARCHITECTURES = ("llama", "gpt2", "gpt_neo", "gpt_neox", "qwen2")
+ARGS_OF = {"ppo": RLHFArgs, "ppo-lora": LoraArgs, "grpo": GrpoArgs}
+SMALL_RUN = {
+    "device": "cpu",
+    "prefix": "Anna has",
+    "gen_len": 6,
+    "batch_size": 8,
+    "num_minibatches": 2,
+    "eval_problems": 0,
+    "log_samples_every": 0,
+}
 
 
 def tiny_config(kind):
@@ -89,6 +101,24 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("the real data and model are not beside the repository (set RLHF_SHARED to their folder)")
     return SHARED
+
+
+@pytest.fixture
+def make(model_dirs, tmp_path):
+    """Builds a small trainer by its name."""
+    from rlhf_lib.trainers import TRAINERS
+
+    def build(name, kind="llama", **changes):
+        given = {
+            "base_model": str(model_dirs[kind]),
+            "output_dir": str(tmp_path / "run"),
+            "total_phases": 4,
+            **SMALL_RUN,
+            **changes,
+        }
+        return TRAINERS[name](ARGS_OF[name](**given))
+
+    return build
 
 
 @pytest.fixture(autouse=True)

@@ -269,8 +269,9 @@ class TestBadModels:
         with pytest.raises(InputError, match="tokenizer"):
             BridgedTransformer(tmp_path)
 
-    @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-    def test_cuda_asked_for_and_absent(self):
+    def test_cuda_asked_for_and_absent(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         with pytest.raises(InputError, match=r"device='cuda'.*0 CUDA devices"):
             resolve_device("cuda")
 
