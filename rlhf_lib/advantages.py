@@ -115,7 +115,18 @@ def compute_group_advantages(
     gives exact zeros: it has nothing to teach.
     """
     groups = split_groups(rewards, group_size)
-    return rearrange(normalize_rows(groups, torch.ones_like(groups), std, eps), "groups group -> (groups group)")
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if std != "none":
+        advantages = advantages / (groups.std(dim=1, keepdim=True, unbiased=is_unbiased(std)) + eps)
+    without_spread = (groups == groups[:, :1]).all(dim=1, keepdim=True)  # their mean may be off by rounding
+    return rearrange(advantages.masked_fill(without_spread, 0.0), "groups group -> (groups group)")
+
+
+def is_unbiased(std: Deviation) -> bool:
+    """Whether a deviation is the unbiased one (n - 1), else the population's (n)."""
+    if std not in ("unbiased", "population"):
+        raise InputError(f"std={std!r} is not a deviation; use unbiased, population or none")
+    return std == "unbiased"
 
 
 def normalize_rows(
@@ -129,9 +140,7 @@ def normalize_rows(
     centred = hide(rows - rows.sum(dim=1, keepdim=True) / counts.clamp(min=1), mask).masked_fill(constant, 0.0)
     if std == "none":
         return centred
-    if std not in ("unbiased", "population"):
-        raise InputError(f"std={std!r} is not a deviation; use unbiased, population or none")
-    freedom = counts - 1 if std == "unbiased" else counts
+    freedom = counts - 1 if is_unbiased(std) else counts
     return centred / ((centred.square().sum(dim=1, keepdim=True) / freedom.clamp(min=1)).sqrt() + eps)
 
 

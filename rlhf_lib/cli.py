@@ -7,12 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
+from rlhf_lib.recipes import RECIPES, parse
 
-RECIPES = Path(__file__).parent / "assets" / "recipes"
 ALGORITHMS = {"ppo": arguments.RLHFArgs, "ppo-lora": arguments.LoraArgs, "grpo": arguments.GrpoArgs}
 HELP = """usage: rlhf COMMAND [OPTIONS]     (every command answers --help)
 
@@ -29,13 +27,6 @@ Look at the result:
 Make the bundled model anew:
   rlhf pretrain                      tokenizer, text, training and model card
 """
-
-
-def parse(kind: type, rest: list[str], prog: str, default: Any = None) -> Any:
-    """An instance of the dataclass `kind` from command-line words."""
-    return tyro.cli(
-        kind, args=rest, prog=prog, default=kind() if default is None else default, config=(tyro.conf.SuppressFixed,)
-    )
 
 
 def option(rest: list[str], *names: str) -> str | None:

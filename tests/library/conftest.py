@@ -1,14 +1,7 @@
-"""Fixtures: tiny models on disk, the real data where it is, and run-time checks of every shape in a signature."""
+"""Fixtures: tiny models on disk, small trainers, and the real data where it is."""
 
 import os
 from pathlib import Path
-
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-from jaxtyping import install_import_hook
-
-install_import_hook("rlhf_lib", "beartype.beartype")
 
 import pytest
 import torch

@@ -10,6 +10,7 @@ import rlhf_lib
 ROOT = Path(rlhf_lib.__file__).parent
 ORDER = [  # floor by floor, from the ground up; a module may import what stands before it
     ["args"],
+    ["recipes"],
     ["objectives"],
     ["advantages"],
     ["memory"],
@@ -23,6 +24,7 @@ ORDER = [  # floor by floor, from the ground up; a module may import what stands
     ["optim"],
     ["runs"],
     ["trainers"],
+    ["course"],
     ["cli"],
     ["__main__"],
 ]

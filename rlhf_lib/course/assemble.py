@@ -1,0 +1,137 @@
+"""Code under check: one exercise's answer, with the library's version of everything else in the same file.
+
+Answers are cut and put together as syntax trees, so that a method under check lies in a whole class and a traceback still
+points at the student's own lines.
+"""
+
+import ast
+import copy
+import sys
+import types
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from rlhf_lib.course import source
+from rlhf_lib.course.manifest import Exercise, load_course
+from rlhf_lib.course.shapes import check_shapes
+
+FOREIGN = 1_000_000  # added to the line numbers of code that is not the student's
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """Code to be checked: a file's text, and what to call it in messages."""
+
+    text: str
+    file: str
+    trees: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    def tree(self) -> ast.Module:
+        """Its syntax tree; SyntaxError as Python gives it."""
+        if "tree" not in self.trees:
+            self.trees["tree"] = ast.parse(self.text, self.file)
+        return self.trees["tree"]
+
+
+@cache
+def solutions(root: Path, topic: str) -> Implementation:
+    """The solutions of a topic, rendered from the library as it is now."""
+    from rlhf_lib.course.render import render_solutions
+
+    return Implementation(render_solutions(topic, load_course(root)[topic]), f"solutions/{topic}.py")
+
+
+def answers(root: Path, topic: str, folder: str = "exercises") -> Implementation:
+    """The answers in exercises/ (or another folder) as they stand on disk."""
+    file = root / folder / f"{topic}.py"
+    return Implementation(file.read_text() if file.is_file() else "", str(file))
+
+
+def with_edits(base: Implementation, name: str, new_text: str) -> Implementation:
+    """The implementation with one definition's lines replaced."""
+    node = source.find(base.tree(), name)
+    lines = base.text.split("\n")
+    lines[source.first_line(node) - 1 : node.end_lineno] = new_text.split("\n")
+    return Implementation("\n".join(lines), base.file)
+
+
+def assemble(root: Path, exercise: Exercise, answer: Implementation) -> dict[str, Any]:
+    """The names that checks of an exercise see: its targets from `answer`, all other definitions from the library."""
+    exercised = {name for other in load_course(root)[exercise.topic] for name in other.local_targets}
+    merged = merge(answer.tree(), solutions(root, exercise.topic).tree(), set(exercise.local_targets), exercised)
+    return execute(answer, merged, exercise)
+
+
+def merge(answer: ast.Module, library: ast.Module, targets: set[str], exercised: set[str]) -> ast.Module:
+    """The answer's file with the library's version of every definition that is not under check.
+
+    Within the class under check, the library's methods take the place of other exercises' methods and of missing ones; what the
+    answer's class has beyond that, such as its own constructor, stays.
+    """
+    merged = copy.deepcopy(answer)
+    merged.body = [node for node in merged.body if not is_main_guard(node)]
+    heads = {name.split(".")[0] for name in targets}
+    for node in library.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in heads:
+            replace(merged.body, node)
+        elif isinstance(node, ast.ClassDef):
+            own = source.find(merged, node.name)
+            for method in node.body if own is not None else []:
+                name = f"{node.name}.{name_of(method)}"
+                if name not in targets and (name in exercised or not defines(own, name_of(method))):
+                    replace(own.body, method)
+    start = next((i for i, node in enumerate(merged.body) if not is_docstring(node)), len(merged.body))
+    merged.body[start:start] = [foreign(node) for node in library.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return merged
+
+
+def name_of(node: ast.stmt) -> str | None:
+    """The name that a statement in a class binds."""
+    if isinstance(node, ast.AnnAssign):
+        return getattr(node.target, "id", None)
+    return node.targets[0].id if isinstance(node, ast.Assign) else getattr(node, "name", None)
+
+
+def defines(body: ast.ClassDef, name: str | None) -> bool:
+    """Whether a class binds a name itself."""
+    return name is None or any(name_of(node) == name for node in body.body)
+
+
+def replace(body: list[ast.stmt], node: ast.stmt) -> None:
+    """Put a definition in the place of the last one of its name, dropping earlier ones; at the end if there is none."""
+    places = [i for i, other in enumerate(body) if name_of(other) == name_of(node)]
+    if places:
+        body[places[-1]] = foreign(node)
+        for i in reversed(places[:-1]):
+            del body[i]
+    else:
+        body.append(foreign(node))
+
+
+def foreign(node: ast.stmt) -> ast.stmt:
+    """A copy whose lines are marked as not the student's."""
+    return ast.increment_lineno(copy.deepcopy(node), FOREIGN)
+
+
+def is_docstring(node: ast.stmt) -> bool:
+    """Whether a statement is a bare string."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def is_main_guard(node: ast.stmt) -> bool:
+    """Whether a statement is `if __name__ == "__main__":`."""
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def execute(answer: Implementation, tree: ast.Module, exercise: Exercise) -> dict[str, Any]:
+    """Run a file's code as a module of its own, with shapes checked on what the exercise asks for."""
+    name = f"answers_{exercise.topic}"
+    module = types.ModuleType(name)
+    module.__file__ = answer.file
+    sys.modules[name] = module  # dataclasses look their module up
+    exec(compile(tree, answer.file, "exec"), module.__dict__)
+    for target in exercise.local_targets:
+        check_shapes(module.__dict__, target)
+    return module.__dict__

@@ -1,0 +1,1 @@
+"""Named mistakes of every topic: edits of its solutions."""

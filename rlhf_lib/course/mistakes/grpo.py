@@ -1,0 +1,285 @@
+"""Named mistakes of chapter 4."""
+
+from rlhf_lib.course.bank import Mistake, mistake
+
+CENTRE = "groups - groups.mean(dim=1, keepdim=True)"
+DEVIATION = "(groups.std(dim=1, keepdim=True, unbiased=is_unbiased(std)) + eps)"
+
+BANK: dict[str, list[Mistake]] = {
+    "compute_group_advantages": [
+        mistake(
+            "dividing by the population's standard deviation (n) where the sample's (n - 1) is meant",
+            ("is_unbiased(std)", "False"),
+        ),
+        mistake(
+            "mean and deviation are taken over the whole batch, not within each group",
+            (CENTRE, "groups - groups.mean()"),
+            (DEVIATION, "(groups.std(unbiased=is_unbiased(std)) + eps)"),
+        ),
+        mistake(
+            "the deviation is taken over the whole batch, the mean within each group",
+            (DEVIATION, "(groups.std(unbiased=is_unbiased(std)) + eps)"),
+        ),
+        mistake(
+            "consecutive completions are split over different groups: the reshape is (group, groups)",
+            ("split_groups(rewards, group_size)", "rewards.reshape(group_size, -1).T"),
+            (
+                'rearrange(advantages.masked_fill(without_spread, 0.0), "groups group -> (groups group)")',
+                "advantages.masked_fill(without_spread, 0.0).T.reshape(-1)",
+            ),
+        ),
+        mistake("the sign is flipped: mean minus reward", (CENTRE, "groups.mean(dim=1, keepdim=True) - groups")),
+        mistake("rewards are divided by their deviation without subtracting the mean first", (CENTRE, "groups")),
+        mistake(
+            "rewards are only centred, the division by the deviation is missing", ('if std != "none":', 'if std == "never":')
+        ),
+        mistake("`std` is ignored and the division always happens", ('if std != "none":', "if True:")),
+        mistake("dividing by the variance", ("+ eps)\n", "+ eps) ** 2\n")),
+        mistake(
+            "eps stands under the root, or multiplies: the deviation is clamped, not added to",
+            (DEVIATION, "groups.std(dim=1, keepdim=True, unbiased=is_unbiased(std)).clamp(min=1.0)"),
+        ),
+        mistake(
+            "the mean is added back after dividing",
+            ("advantages.masked_fill(without_spread, 0.0)", "advantages + groups.mean(dim=1, keepdim=True)"),
+        ),
+        mistake(
+            "the order within the groups is lost",
+            ("advantages.masked_fill(without_spread, 0.0)", "advantages.masked_fill(without_spread, 0.0).sort(dim=1).values"),
+        ),
+        mistake(
+            "rewards are changed in place",
+            (
+                "advantages = groups - groups.mean(dim=1, keepdim=True)",
+                "advantages = groups.sub_(groups.mean(dim=1, keepdim=True))",
+            ),
+        ),
+    ],
+    "spread_over_tokens": [
+        mistake(
+            "the advantage is divided among the tokens, so that long completions learn less",
+            ("repeat(advantages, ", "repeat(advantages / gen_len, "),
+        ),
+        mistake(
+            "only the last token gets the advantage",
+            (
+                'repeat(advantages, "batch -> batch gen", gen=gen_len)',
+                "torch.nn.functional.pad(advantages[:, None], (gen_len - 1, 0))",
+            ),
+        ),
+        mistake(
+            "the axes are swapped and then reshaped: completions share each other's advantages",
+            ('repeat(advantages, "batch -> batch gen", gen=gen_len)', "advantages.repeat(gen_len).reshape(-1, gen_len)"),
+        ),
+    ],
+    "compute_leave_one_out": [
+        mistake(
+            "the mean includes the completion's own reward",
+            ("(groups.sum(dim=1, keepdim=True) - groups)", "groups.sum(dim=1, keepdim=True)"),
+            ("(group_size - 1)", "group_size"),
+        ),
+        mistake("the others' sum is divided by G, not by G - 1", ("(group_size - 1)", "group_size")),
+        mistake("the sign is flipped", ("groups - others", "others - groups")),
+        mistake("the baseline is returned in place of the advantage", ("groups - others", "others")),
+        mistake("the sum of the others is not divided at all", (" / (group_size - 1)", "")),
+        mistake(
+            "the mean of the others is taken over the whole batch",
+            ("(groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)", "(groups.sum() - groups) / (groups.numel() - 1)"),
+        ),
+        mistake(
+            "the advantage is also divided by the group's deviation",
+            ("groups - others", "(groups - others) / (groups.std(dim=1, keepdim=True) + 1e-4)"),
+        ),
+        mistake("the own reward is left out of the sum twice", ("- groups) /", "- 2 * groups) /")),
+        mistake(
+            "groups are read down the columns: (group, groups)",
+            ("split_groups(rewards, group_size)", "rewards.reshape(group_size, -1).T"),
+            ('rearrange(groups - others, "groups group -> (groups group)")', "(groups - others).T.reshape(-1)"),
+        ),
+    ],
+    "compute_process_advantages": [
+        mistake(
+            "steps before t are summed, not those that end at or after t",
+            ("step_ends[:, :, None] >= positions", "(step_ends[:, :, None] <= positions) & (step_ends[:, :, None] >= 0)"),
+        ),
+        mistake(
+            "a step's last token does not get its own reward: > in place of >=",
+            ("step_ends[:, :, None] >= positions", "step_ends[:, :, None] > positions"),
+        ),
+        mistake(
+            "only the step that a token lies in counts, not the later ones",
+            (
+                "return (normalised[:, :, None] * still_to_end).sum(dim=1)",
+                "first = still_to_end * (still_to_end.cumsum(dim=1) == 1)\n"
+                "    return (normalised[:, :, None] * first).sum(dim=1)",
+            ),
+        ),
+        mistake(
+            "rewards are normalised within each completion, not over the group",
+            (
+                '"(groups group) steps -> groups (group steps)", group=group_size)\n    in_group',
+                '"(groups group) steps -> (groups group) steps", group=group_size)\n    in_group',
+            ),
+            (
+                'rearrange(present, "(groups group) steps -> groups (group steps)"',
+                'rearrange(present, "(groups group) steps -> (groups group) steps"',
+            ),
+        ),
+        mistake(
+            "rewards are normalised over the whole batch, not within groups",
+            (
+                '"(groups group) steps -> groups (group steps)", group=group_size)\n    in_group',
+                '"(groups group) steps -> 1 (groups group steps)", group=group_size)\n    in_group',
+            ),
+            (
+                'rearrange(present, "(groups group) steps -> groups (group steps)"',
+                'rearrange(present, "(groups group) steps -> 1 (groups group steps)"',
+            ),
+        ),
+        mistake(
+            "each step number is normalised by itself across the group, not all steps together",
+            (
+                '"(groups group) steps -> groups (group steps)", group=group_size)\n    in_group',
+                '"(groups group) steps -> (groups steps) group", group=group_size)\n    in_group',
+            ),
+            (
+                'rearrange(present, "(groups group) steps -> groups (group steps)"',
+                'rearrange(present, "(groups group) steps -> (groups steps) group"',
+            ),
+            (
+                "std, eps).reshape(step_rewards.shape)",
+                'std, eps)\n    normalised = rearrange(normalised, "(groups steps) group -> (groups group) steps", '
+                "steps=step_rewards.shape[1])",
+            ),
+        ),
+        mistake(
+            "absent steps (end -1) count as steps of reward 0 in mean and deviation",
+            ("(step_ends >= 0).to(step_rewards.dtype)", "torch.ones_like(step_rewards)"),
+        ),
+        mistake("rewards are not normalised at all", ("normalize_rows(groups, in_group, std, eps)", "(groups * in_group)")),
+        mistake(
+            "the steps' rewards are averaged, not summed", (".sum(dim=1)", ".sum(dim=1) / still_to_end.sum(dim=1).clamp(min=1)")
+        ),
+        mistake(
+            "rewards are only centred, without dividing by their deviation",
+            ("normalize_rows(groups, in_group, std, eps)", 'normalize_rows(groups, in_group, "none", eps)'),
+        ),
+    ],
+    "estimate_kl_k1_k2": [
+        mistake(
+            "k1's log-ratio is reversed: log(reference / policy)",
+            ("return logprobs - ref_logprobs", "return ref_logprobs - logprobs"),
+        ),
+        mistake("k2 lacks its half", (".square() / 2", ".square()")),
+        mistake("k2 is the absolute difference", ("(logprobs - ref_logprobs).square() / 2", "(logprobs - ref_logprobs).abs()")),
+        mistake(
+            "the policy's log-probabilities are detached, so that k1 cannot train",
+            ("return logprobs - ref_logprobs", "return logprobs.detach() - ref_logprobs"),
+        ),
+    ],
+    "estimate_kl_k3": [
+        mistake(
+            "the log-ratio is reversed, which makes it an estimate of chi-squared minus KL",
+            ("ref_logprobs - logprobs", "logprobs - ref_logprobs"),
+        ),
+        mistake("the 1 is not subtracted", ("log_ratio.expm1()", "log_ratio.exp()")),
+        mistake("the log-ratio is added, not subtracted", ("- log_ratio", "+ log_ratio")),
+        mistake("it is k1: only the log-ratio", ("log_ratio.expm1() - log_ratio", "-log_ratio")),
+        mistake("it is k2: half the squared log-ratio", ("log_ratio.expm1() - log_ratio", "log_ratio.square() / 2")),
+        mistake("the sign of the whole is flipped", ("log_ratio.expm1() - log_ratio", "log_ratio - log_ratio.expm1()")),
+        mistake("the log-ratio is missing: exp(q) - 1", ("log_ratio.expm1() - log_ratio", "log_ratio.expm1()")),
+        mistake(
+            "the policy is detached, so that the penalty holds nothing back",
+            ("ref_logprobs - logprobs", "ref_logprobs - logprobs.detach()"),
+        ),
+        mistake(
+            "the result is averaged over the tokens already",
+            ("log_ratio.expm1() - log_ratio", "(log_ratio.expm1() - log_ratio).mean().expand_as(log_ratio)"),
+        ),
+    ],
+    "calc_kl_estimate_penalty": [
+        mistake("gradient flows into the reference", ("ref_logprobs.detach()", "ref_logprobs")),
+        mistake("kl_coef is left out", ("kl_coef * reduce_tokens", "reduce_tokens")),
+        mistake(
+            "the penalty is negative: a penalty is subtracted later, by the objective",
+            ("kl_coef * reduce_tokens", "-kl_coef * reduce_tokens"),
+        ),
+        mistake("`estimator` is ignored and k3 always taken", ("KL_ESTIMATORS[estimator]", 'KL_ESTIMATORS["k3"]')),
+        mistake(
+            "policy and reference are swapped",
+            (
+                "(hide(logprobs, mask), hide(ref_logprobs.detach(), mask))",
+                "(hide(ref_logprobs.detach(), mask), hide(logprobs, mask))",
+            ),
+        ),
+        mistake("tokens are summed, not averaged", ("reduce_tokens(estimate, gen_len, mask, reduction)", "estimate.sum()")),
+        mistake(
+            "tokens are summed within each completion and only completions are averaged",
+            ("reduce_tokens(estimate, gen_len, mask, reduction)", "estimate.sum(dim=1).mean()"),
+        ),
+        mistake(
+            "the mean is divided by the length once more",
+            (
+                "reduce_tokens(estimate, gen_len, mask, reduction)",
+                "reduce_tokens(estimate, gen_len, mask, reduction) / gen_len",
+            ),
+        ),
+        mistake(
+            "the policy is detached, so that the penalty holds nothing back",
+            ("hide(logprobs, mask)", "hide(logprobs.detach(), mask)"),
+        ),
+        mistake(
+            "the mask is ignored, so that padding counts",
+            ("(hide(logprobs, mask), hide(ref_logprobs.detach(), mask))", "(logprobs, ref_logprobs.detach())"),
+            (
+                "reduce_tokens(estimate, gen_len, mask, reduction)",
+                'reduce_tokens(estimate, gen_len, None, reduction if reduction != "constant" else "token")',
+            ),
+        ),
+    ],
+    "group_metrics": [
+        mistake(
+            "spread is looked for over the whole batch, not within groups",
+            ("(groups == groups[:, :1]).all(dim=1)", "(groups == groups[:1, :1]).all(dim=1)"),
+        ),
+        mistake(
+            "groups WITH spread are counted", ("(groups == groups[:, :1]).all(dim=1)", "~(groups == groups[:, :1]).all(dim=1)")
+        ),
+        mistake(
+            "one pair of equal rewards is enough to call a group flat",
+            ("(groups == groups[:, :1]).all(dim=1)", "(groups[:, 1:] == groups[:, :1]).any(dim=1)"),
+        ),
+        mistake(
+            "groups are counted, where their share is meant",
+            (
+                'float(flat.float().mean()),\n        "groups_all_right"',
+                'float(flat.float().sum()),\n        "groups_all_right"',
+            ),
+        ),
+        mistake(
+            "all right and all wrong are swapped",
+            (
+                '"groups_all_right": float(all_right.float().mean())',
+                '"groups_all_right": float((flat & ~all_right).float().mean())',
+            ),
+            (
+                '"groups_all_wrong": float((flat & ~all_right).float().mean())',
+                '"groups_all_wrong": float(all_right.float().mean())',
+            ),
+        ),
+        mistake(
+            "a group that is all wrong counts as all right when no completion of the phase was right",
+            (" & (groups[:, 0] > 0)", ""),
+        ),
+        mistake("every flat group counts as all right", ("flat & (groups[:, 0] >= top) & (groups[:, 0] > 0)", "flat")),
+        mistake(
+            "the split is a share of the flat groups, not of all groups",
+            ("float(all_right.float().mean())", "float(all_right.sum() / flat.sum().clamp(min=1))"),
+            ("float((flat & ~all_right).float().mean())", "float((flat & ~all_right).sum() / flat.sum().clamp(min=1))"),
+        ),
+        mistake(
+            "completions of a prompt are taken to lie group_size apart: (group, groups)",
+            ("rewards.reshape(-1, group_size)", "rewards.reshape(group_size, -1).T"),
+        ),
+    ],
+}

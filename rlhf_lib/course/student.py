@@ -1,0 +1,277 @@
+"""The one door between checkers and a student's code, with three operations: call, value_and_grad, tensors.
+
+Only plain values, tensors and the library's argument classes go in and come out; every other object stays behind the door and
+is known by a `Handle`. So the same checkers can run against code in another process. Each operation is written to `trace`,
+by which a wrong answer is later recognised as a known mistake.
+"""
+
+import dataclasses
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import TypeCheckError
+from torch import Tensor, nn
+
+from rlhf_lib.args import InputError
+from rlhf_lib.course import NotAttempted
+from rlhf_lib.course.assemble import FOREIGN
+from rlhf_lib.course.expect import Wrong, show
+from rlhf_lib.course.shapes import in_plain_words
+
+
+@dataclasses.dataclass(frozen=True)
+class Handle:
+    """An object on the student's side."""
+
+    number: int
+    kind: str
+    """The object's class."""
+
+
+class Crash(Wrong):
+    """The student's code raised an error."""
+
+
+@dataclasses.dataclass
+class Observation:
+    """One operation and what came of it."""
+
+    operation: str
+    result: Any = None
+    raised: str | None = None
+    changed: tuple[str, ...] = ()
+
+
+class Student:
+    """Calls code under check.
+
+    Args:
+        build: makes the namespace in which names are looked up; called once, when it is first needed.
+        file: the student's file, whose lines a crash shows.
+        seed: of all random inputs, and of torch's generator before every operation.
+    """
+
+    def __init__(self, build: Callable[[], dict[str, Any]], file: str, seed: int):
+        self.build, self.file, self.seed = build, file, seed
+        self.inputs = torch.Generator().manual_seed(seed)
+        self.objects: list[Any] = []
+        self.trace: list[Observation] = []
+        self.called = ""
+        self.names: dict[str, Any] | None = None
+
+    # fresh inputs
+
+    def randn(self, *shape: int) -> Tensor:
+        """Normal numbers."""
+        return torch.randn(*shape, generator=self.inputs)
+
+    def rand(self, *shape: int) -> Tensor:
+        """Numbers from 0 to 1."""
+        return torch.rand(*shape, generator=self.inputs)
+
+    def integers(self, low: int, high: int, *shape: int) -> Tensor:
+        """Whole numbers from low to high - 1."""
+        return torch.randint(low, high, shape, generator=self.inputs)
+
+    # the three operations
+
+    def call(self, name: str, *args: Any, on: Handle | None = None, **kwargs: Any) -> Any:
+        """Call a function, a class or (with `on`) an object's method; an attribute that is no method is read."""
+        return self.operate(name, args, kwargs, on, lambda function, inputs, options: function(*inputs, **options))
+
+    def value_and_grad(
+        self,
+        name: str,
+        *args: Any,
+        wrt: tuple[int | str | Handle, ...] = (0,),
+        weights: Tensor | None = None,
+        on: Handle | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, dict[Any, Tensor | None]]:
+        """A call's value and its gradient; None where none arrives.
+
+        `wrt` has positions of arguments, names of keywords, or objects (then: all their tensors that are trained, by name).
+        What is differentiated is the sum of the value times `weights`; a single number needs none.
+        """
+
+        def differentiate(function: Callable, inputs: list[Any], options: dict[str, Any]) -> Any:
+            leaves = {}
+            for item in wrt:
+                if isinstance(item, Handle):
+                    found = tensors_of(self.objects[item.number])
+                    leaves.update({name: tensor for name, tensor in found.items() if tensor.requires_grad})
+                else:
+                    place = inputs if isinstance(item, int) else options
+                    place[item] = place[item].requires_grad_()
+                    leaves[item] = place[item]
+            value = function(*inputs, **options)
+            scalar = value if weights is None else (value * weights).sum()
+            grads: dict[Any, Tensor | None] = dict.fromkeys(leaves)
+            if isinstance(scalar, Tensor) and scalar.requires_grad:
+                found = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
+                grads = {name: None if g is None else g.detach().clone() for name, g in zip(leaves, found, strict=True)}
+            return value, grads
+
+        return self.operate(name, args, kwargs, on, differentiate)
+
+    def tensors(self, owner: Handle, new: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Copies of all tensors of an object by name, after filling those in `new`."""
+        found = tensors_of(self.objects[owner.number])
+        with torch.no_grad():
+            for name, tensor in (new or {}).items():
+                if name not in found:
+                    has = ", ".join(found) or "none"
+                    raise Wrong(("expected", f"a {owner.kind} with a tensor {name}"), ("got", f"only {has}"))
+                found[name].copy_(tensor)
+        result = {name: tensor.detach().clone() for name, tensor in found.items()}
+        self.trace.append(Observation(f"tensors of {owner.kind}", result))
+        return result
+
+    # beneath them
+
+    def has_parameter(self, name: str, parameter: str) -> bool:
+        """Whether a function takes an argument of that name: answers with fewer arguments are checked without it."""
+        return parameter in inspect.signature(self.find(name, None)).parameters
+
+    def find(self, name: str, on: Handle | None) -> Any:
+        """What a dotted name means, on an object or among the code's own names."""
+        if self.names is None:
+            self.names = self.guarded(self.build)
+        head, *rest = name.split(".")
+        if on is not None:
+            owner, rest = self.objects[on.number], [head, *rest]
+        elif head in self.names:
+            owner = self.names[head]
+        else:
+            remedy = f"none in {self.file}; `rlhf course reset` restores the stub"
+            raise Wrong(("expected", f"a definition of {head}"), ("got", remedy))
+        for part in rest:
+            owner = getattr(owner, part)
+        return owner
+
+    def operate(self, name: str, args: tuple, kwargs: dict[str, Any], on: Handle | None, how: Callable) -> Any:
+        """Carry out one operation on copies of the arguments, and write it down."""
+        inputs, options = self.decode(list(args)), self.decode(kwargs)
+        self.called = describe_call(name, inputs, options)
+        observation = Observation(f"{'' if on is None else on.kind + '.'}{name}")
+        self.trace.append(observation)
+        torch.manual_seed(self.seed + 7919 * len(self.trace))
+        try:
+            function = self.guarded(lambda: self.find(name, on))
+            observation.result = self.encode(
+                self.guarded(lambda: how(function, inputs, options) if is_called(function, inputs, options) else function)
+            )
+        except Wrong as error:
+            observation.raised = str(error)
+            raise
+        except NotAttempted:
+            observation.raised = "NotAttempted"
+            raise
+        observation.changed = tuple(
+            str(key)
+            for key, given, copy in pairs(args, kwargs, inputs, options)
+            if isinstance(given, Tensor) and not torch.equal(torch.nan_to_num(given), torch.nan_to_num(copy.detach()))
+        )
+        if observation.changed:
+            which = parameter_name(function, observation.changed[0])
+            raise Wrong(("expected", "the inputs unchanged"), ("got", f"{which} was changed in place; work on a new tensor"))
+        return observation.result
+
+    def guarded(self, work: Callable[[], Any]) -> Any:
+        """Run code of the student's, and turn what it raises into Wrong with the student's own lines."""
+        try:
+            return work()
+        except (Wrong, NotAttempted):
+            raise
+        except TypeCheckError as error:
+            raise Crash(("expected", "the shapes of the signature"), ("got", in_plain_words(error))) from None
+        except SyntaxError as error:
+            place = f"{self.file}, line {error.lineno}: {error.msg}"
+            raise Crash(("got", place), ("line", (error.text or "").strip())) from None
+        except Exception as error:
+            raise Crash(*self.own_frames(error)) from None
+
+    def own_frames(self, error: Exception) -> list[tuple[str, str]]:
+        """The error and those lines of the student's file that led to it."""
+        lines = [("got", f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")]
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename == self.file and frame.lineno is not None and frame.lineno < FOREIGN:
+                lines.append(("line", f"{frame.lineno}, in {frame.name}:  {frame.line or ''}".rstrip()))
+        return lines
+
+    def decode(self, value: Any) -> Any:
+        """Arguments as the student's code receives them: copies of tensors, objects for handles."""
+        if isinstance(value, Handle):
+            return self.objects[value.number]
+        if isinstance(value, Tensor):
+            return value.detach().clone()
+        if isinstance(value, dict):
+            return {key: self.decode(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.decode(item) for item in value)
+        if dataclasses.is_dataclass(value) and any(isinstance(item, Tensor) for item in vars(value).values()):
+            return type(value)(**{key: self.decode(item) for key, item in vars(value).items()})
+        return value
+
+    def encode(self, value: Any) -> Any:
+        """Results as the checker receives them."""
+        if isinstance(value, Tensor):
+            return value.detach().clone()
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, dict):
+            return {key: self.encode(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.encode(item) for item in value] if isinstance(value, list) else tuple(map(self.encode, value))
+        self.objects.append(value)
+        return Handle(len(self.objects) - 1, type(value).__name__)
+
+
+def is_called(found: Any, inputs: list[Any], options: dict[str, Any]) -> bool:
+    """Whether what a name means is to be called; a module that an object holds is read unless arguments come with it."""
+    return bool(inspect.isroutine(found) or inspect.isclass(found) or (callable(found) and (inputs or options)))
+
+
+def pairs(args: tuple, kwargs: dict[str, Any], inputs: list[Any], options: dict[str, Any]) -> list[tuple[Any, Any, Any]]:
+    """(position or keyword, what was given, the copy that was passed)."""
+    return [(i, a, inputs[i]) for i, a in enumerate(args)] + [(key, kwargs[key], options[key]) for key in kwargs]
+
+
+def tensors_of(owner: Any) -> dict[str, Tensor]:
+    """All tensors of an object by name: a module's parameters and buffers, otherwise its attributes, modules' included."""
+    if isinstance(owner, nn.Module):
+        return {**dict(owner.named_parameters()), **dict(owner.named_buffers())}
+    found = {}
+    for name, value in vars(owner).items():
+        if isinstance(value, Tensor):
+            found[name] = value
+        elif isinstance(value, nn.Module):
+            found.update({f"{name}.{inner}": tensor for inner, tensor in tensors_of(value).items()})
+    return found
+
+
+def parameter_name(function: Callable, place: str) -> str:
+    """The name of an argument given by position."""
+    if not place.isdigit():
+        return place
+    try:
+        return list(inspect.signature(function).parameters)[int(place)]
+    except (ValueError, TypeError, IndexError):
+        return f"argument {int(place) + 1}"
+
+
+def describe_call(name: str, inputs: list[Any], options: dict[str, Any]) -> str:
+    """A call as text, tensors by shape."""
+    given = [brief(value) for value in inputs] + [f"{key}={brief(value)}" for key, value in options.items()]
+    return f"{name}({', '.join(given)})"
+
+
+def brief(value: Any) -> str:
+    """An argument in a few characters."""
+    if dataclasses.is_dataclass(value) or isinstance(value, (nn.Module, InputError)):
+        return type(value).__name__
+    text = show(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

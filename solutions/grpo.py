@@ -1,0 +1,202 @@
+# Rendered by `rlhf course render`; fingerprint 8c8257bfc5ff
+"""Solutions of chapters/4_grpo.md. GRPO on word problems: reasoning emerges while one watches.
+
+Run it with `python -m solutions.grpo`.
+"""
+
+import sys
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf_lib.advantages import Deviation, is_unbiased, normalize_rows, split_groups
+from rlhf_lib.args import GrpoArgs
+from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
+from rlhf_lib.objectives import (
+    KL_ESTIMATORS,
+    Mask,
+    Reduction,
+    calc_clipped_surrogate_objective,
+    calc_entropy_bonus,
+    hide,
+    reduce_tokens,
+)
+from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.rollouts import get_logprobs
+from rlhf_lib.trainers.ppo import LoraTrainer
+
+
+def compute_group_advantages(
+    rewards: Float[Tensor, " batch"], group_size: int, *, std: Deviation = "unbiased", eps: float = 1e-4
+) -> Float[Tensor, " batch"]:
+    """Group-relative advantage (r - mean) / (std + eps) within each prompt's completions (Shao et al. 2024, section 4.1.2).
+
+    Completions of one prompt are consecutive. `std` none only centres (Dr. GRPO, Liu et al. 2025). A group without spread
+    gives exact zeros: it has nothing to teach.
+    """
+    groups = split_groups(rewards, group_size)
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if std != "none":
+        advantages = advantages / (groups.std(dim=1, keepdim=True, unbiased=is_unbiased(std)) + eps)
+    without_spread = (groups == groups[:, :1]).all(dim=1, keepdim=True)  # their mean may be off by rounding
+    return rearrange(advantages.masked_fill(without_spread, 0.0), "groups group -> (groups group)")
+
+
+def spread_over_tokens(advantages: Float[Tensor, " batch"], gen_len: int) -> Float[Tensor, "batch gen"]:
+    """The same advantage for every token of a completion."""
+    return repeat(advantages, "batch -> batch gen", gen=gen_len)
+
+
+def compute_leave_one_out(rewards: Float[Tensor, " batch"], group_size: int) -> Float[Tensor, " batch"]:
+    """RLOO: each reward minus the mean of the other completions of its prompt (Ahmadian et al. 2024)."""
+    groups = split_groups(rewards, group_size)
+    others = (groups.sum(dim=1, keepdim=True) - groups) / (group_size - 1)
+    return rearrange(groups - others, "groups group -> (groups group)")
+
+
+def compute_process_advantages(
+    step_rewards: Float[Tensor, "batch steps"],
+    step_ends: Int[Tensor, "batch steps"],
+    gen_len: int,
+    group_size: int,
+    *,
+    std: Deviation = "unbiased",
+    eps: float = 1e-4,
+) -> Float[Tensor, "batch gen"]:
+    """Process supervision (Shao et al. 2024, section 4.1.3): A_t sums the normalised rewards of steps that end at or after t.
+
+    `step_ends` holds the generated position (0 first) of each step's last token, and -1 where a completion has fewer steps.
+    Each step's reward is normalised over all steps of its group.
+    """
+    present = (step_ends >= 0).to(step_rewards.dtype)
+    groups = rearrange(step_rewards, "(groups group) steps -> groups (group steps)", group=group_size)
+    in_group = rearrange(present, "(groups group) steps -> groups (group steps)", group=group_size)
+    normalised = normalize_rows(groups, in_group, std, eps).reshape(step_rewards.shape)
+    positions = torch.arange(gen_len, device=step_ends.device)
+    still_to_end = (step_ends[:, :, None] >= positions).to(step_rewards.dtype)
+    return (normalised[:, :, None] * still_to_end).sum(dim=1)
+
+
+def estimate_kl_k1(
+    logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
+) -> Float[Tensor, "batch gen"]:
+    """log(policy / reference) of the sampled tokens: unbiased, can be negative; as a loss its expected gradient is zero."""
+    return logprobs - ref_logprobs
+
+
+def estimate_kl_k2(
+    logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
+) -> Float[Tensor, "batch gen"]:
+    """Half the squared log-ratio: biased, low-variance; as a loss its expected gradient is that of KL(policy || reference)."""
+    return (logprobs - ref_logprobs).square() / 2
+
+
+def estimate_kl_k3(
+    logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
+) -> Float[Tensor, "batch gen"]:
+    """exp(q) - q - 1 with q = log(reference / policy): unbiased, never negative (Schulman 2020; GRPO's choice).
+
+    As a loss its expected gradient is that of KL(reference || policy).
+    """
+    log_ratio = ref_logprobs - logprobs
+    return log_ratio.expm1() - log_ratio
+
+
+def calc_kl_estimate_penalty(
+    logprobs: Float[Tensor, "batch gen"],
+    ref_logprobs: Float[Tensor, "batch gen"],
+    kl_coef: float,
+    gen_len: int,
+    *,
+    estimator: Literal["k1", "k2", "k3"] = "k3",
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """`kl_coef` times the mean estimated KL per generated token, from the sampled tokens' log-probabilities, in nats."""
+    estimate = KL_ESTIMATORS[estimator](hide(logprobs, mask), hide(ref_logprobs.detach(), mask))
+    return kl_coef * reduce_tokens(estimate, gen_len, mask, reduction)
+
+
+def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float | None = None) -> dict[str, float]:
+    """Share of groups without reward spread, and how many of the phase's groups those are, split all-best and all-worse."""
+    groups = rewards.reshape(-1, group_size)
+    flat = (groups == groups[:, :1]).all(dim=1)
+    top = rewards.max() if best is None else best
+    all_right = flat & (groups[:, 0] >= top) & (groups[:, 0] > 0)
+    return {
+        "groups_without_spread": float(flat.float().mean()),
+        "groups_all_right": float(all_right.float().mean()),
+        "groups_all_wrong": float((flat & ~all_right).float().mean()),
+    }
+
+
+class GrpoTrainer(LoraTrainer):
+    """GRPO on low-rank adapters; a fixed prefix is one group, a task of many prompts has `group_size` completions each."""
+
+    name = "grpo"
+    args: GrpoArgs
+    use_value_head = False
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """The group size."""
+        return self.args.resolved_group_size
+
+    def rollout_phase(self) -> ReplayMemory:
+        """Sample groups of completions and compare their rewards within each group."""
+        args = self.args
+        sampled, rewards = self.sample_and_score()
+        with torch.no_grad(), self.metrics.timed("score"):
+            inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}
+            generated = sampled.ids[:, -args.gen_len - 1 :]
+            logits, _ = self.model.forward_with_value_head(sampled.ids, **inputs)
+            logprobs = get_logprobs(logits, generated, temperature=args.temperature)
+            ref_logits = self.ref_model(sampled.ids, **inputs)
+            ref_logprobs = get_logprobs(ref_logits, generated, temperature=args.temperature)
+        advantages = compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)
+        self.log_scores(sampled, logits, ref_logits, logprobs)
+        self.log(**group_metrics(rewards, self.completions_per_prompt))
+        return ReplayMemory(
+            args,
+            sampled.ids,
+            logprobs,
+            spread_over_tokens(advantages, args.gen_len),
+            None,
+            None,
+            mask=sampled.mask,
+            attention_mask=sampled.attention_mask,
+            ref_logprobs=ref_logprobs,
+        )
+
+    def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
+        """Clipped surrogate + entropy bonus - estimated KL penalty, to be maximised; advantages are not whitened again."""
+        args, mask = self.args, minibatch.mask
+        shared = {"gen_len": args.gen_len, "mask": mask, "reduction": args.reduction}
+        logits, _ = self.model.forward_with_value_head(
+            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
+        )
+        logprobs = get_logprobs(logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature)
+        surrogate = calc_clipped_surrogate_objective(
+            logprobs, minibatch.logprobs, minibatch.advantages, args.clip_coef, clip_coef_high=args.clip_coef_high, **shared
+        )
+        policy_logits = logits[:, :-1] / args.temperature
+        entropy_bonus = calc_entropy_bonus(policy_logits, args.ent_coef, **shared)
+        kl_penalty = calc_kl_estimate_penalty(
+            logprobs, minibatch.ref_logprobs, args.kl_coef, estimator=args.kl_estimator, **shared
+        )
+        self.log_update(logprobs, minibatch)
+        self.log(kl_penalty=kl_penalty)
+        return surrogate + entropy_bonus - kl_penalty
+
+
+def main() -> None:
+    """Train the bundled model on word problems, and show accuracy before and after; --help lists the options."""
+    args = parse(GrpoArgs, sys.argv[1:], "python -m solutions.grpo", recipe(GrpoArgs, "grpo-pocket"))
+    GrpoTrainer(args).train()
+
+
+if __name__ == "__main__":
+    main()
