@@ -24,6 +24,9 @@ Look at the result:
   rlhf sample --run runs/NAME        completions before and after
   rlhf eval --run runs/NAME          accuracy on held-out problems, with its interval
 
+Learn it: the course in chapters/, with exercises and checkers:
+  rlhf course                        status, check, hint, solution, reset
+
 Make the bundled model anew:
   rlhf pretrain                      tokenizer, text, training and model card
 """
@@ -167,7 +170,20 @@ def pretrain(rest: list[str]) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"train": train, "sample": sample, "eval": evaluate, "pretrain": pretrain}
+def course(rest: list[str]) -> int:
+    """rlhf course ..."""
+    from rlhf_lib.course import commands
+
+    return commands.main(rest)
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "train": train,
+    "sample": sample,
+    "eval": evaluate,
+    "pretrain": pretrain,
+    "course": course,
+}
 
 
 def main(words: list[str] | None = None) -> int:

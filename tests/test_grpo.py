@@ -1,9 +1,18 @@
 """Checkers of chapters/4_grpo.md. They see answers only through `student`; each is named test_<exercise>__<what>."""
 
+import dataclasses
+
 import torch
 
+from rlhf_lib.args import GrpoArgs
 from rlhf_lib.course import expect
-from rlhf_lib.course.agree import agree
+from rlhf_lib.course.agree import agree, refuse_gradient, require_gradient
+from rlhf_lib.course.rewards import always_seven, count_vowels
+from rlhf_lib.course.twins import disturb, expected_reward, twin_of
+from rlhf_lib.memory import ReplayMinibatch
+from rlhf_lib.models import TransformerWithLora
+from rlhf_lib.rollouts import get_logprobs, rollout
+from rlhf_lib.tasks import make_task
 
 
 def rewards_of(student, groups, group_size):
@@ -228,3 +237,318 @@ def test_group_metrics__nothing_right(student):
 def test_group_metrics__one_group(student):
     """A single group with spread."""
     compare_metrics(student, torch.cat([torch.ones(1), student.integers(0, 1, 3)]), 4)
+
+
+# The trainer, for real
+
+
+def one_prefix_args(student, **changes):
+    """The classic conditions: one fixed prefix, temperature 1, no truncation, the default rank; sizes differ each time."""
+    given = {
+        "base_model": "pocket",
+        "device": "cpu",
+        "prefix": PREFIXES[int(student.integers(0, len(PREFIXES), 1))],
+        "gen_len": int(student.integers(5, 9, 1)),
+        "batch_size": 16,
+        "num_minibatches": 4,
+        "reward_fn": count_vowels,
+        "kl_coef": 0.3,
+        "ent_coef": 0.2,
+        "clip_coef": 0.1,
+        **changes,
+    }
+    return GrpoArgs(**given)
+
+
+MOVED = 0.03  # noise on the adapters: the policy is clearly another, its tokens still likely under the reference
+PREFIXES = ("Question: Anna has", "The", "Question: Tom buys 7 apples and")
+
+
+def lora_twin(tensors, args):
+    """The library's adapted model with a trainer's weights."""
+    model = TransformerWithLora.from_pretrained(args.base_model, args.lora_alpha, args.lora_rank, device="cpu")
+    return twin_of(model, tensors)
+
+
+def memory_of(student, args, size=0.3):
+    """A trainer whose adapters have moved, one rollout of it, and its twin."""
+    trainer = student.call("GrpoTrainer", args)
+    tensors = disturb(student, trainer, ".B", size)
+    memory = student.call("rollout_phase", on=trainer)
+    expect.true(getattr(memory, "kind", "") == "ReplayMemory", "a ReplayMemory from rollout_phase", expect.show(memory))
+    return student.tensors(memory), lora_twin(tensors, args)
+
+
+def expect_tensor(found, name, shape):
+    expect.true(name in found, f"a memory with {name}", f"one with {', '.join(found)}")
+    expect.true(list(found[name].shape) == shape, f"{name} of shape {shape}", f"shape {list(found[name].shape)}")
+    return found[name]
+
+
+def test_GrpoTrainer__rollout_samples_the_adapted_policy(student):
+    """The memory holds gen_len tokens after the prefix, sampled from the policy with its adapters, each row its own."""
+    args = one_prefix_args(student, batch_size=64)
+    memory, twin = memory_of(student, args, size=1.0)
+    prompt = twin.to_tokens(args.prefix)
+    ids = expect_tensor(memory, "sample_ids", [64, prompt.shape[1] + args.gen_len])
+    expect.equal(ids[:, : prompt.shape[1]], prompt.expand(64, -1), "the prefix at the start of every sequence")
+    expect.true(len(ids.unique(dim=0)) > 8, "completions that differ", f"{len(ids.unique(dim=0))} different ones of 64")
+    with torch.no_grad():
+        policy, base = twin.forward_with_value_head(ids)[0], twin(ids)
+    p = prompt.shape[1]
+    gap = (get_logprobs(policy, ids, p) - get_logprobs(base, ids, p)).sum(dim=1).mean().item()
+    expect.true(
+        gap > 0, "samples that are likelier under the policy than under the base model", f"log-ratio {gap:.3g} on average"
+    )
+
+
+def test_GrpoTrainer__rollout_scores_the_policy(student):
+    """logprobs are those of the sampled tokens under the policy, with its adapters."""
+    args = one_prefix_args(student)
+    memory, twin = memory_of(student, args)
+    ids = memory["sample_ids"]
+    with torch.no_grad():
+        expected = get_logprobs(twin.forward_with_value_head(ids)[0], ids, ids.shape[1] - args.gen_len)
+    expect.close(expect_tensor(memory, "logprobs", [16, args.gen_len]), expected, "logprobs", rtol=1e-3, atol=1e-4)
+
+
+def test_GrpoTrainer__rollout_keeps_the_reference(student):
+    """The memory holds the reference policy's logits, or its log-probabilities of the sampled tokens: the base model's."""
+    args = one_prefix_args(student)
+    memory, twin = memory_of(student, args)
+    ids = memory["sample_ids"]
+    p = ids.shape[1] - args.gen_len
+    with torch.no_grad():
+        reference = twin(ids)
+    if "ref_logprobs" in memory:
+        expect.close(memory["ref_logprobs"], get_logprobs(reference, ids, p), "ref_logprobs", rtol=1e-3, atol=1e-4)
+    else:
+        kept = expect_tensor(memory, "ref_logits", list(memory.get("ref_logits", ids).shape))
+        expect.close(kept[:, -args.gen_len - 1 : -1], reference[:, p - 1 : -1], "ref_logits", rtol=1e-3, atol=1e-3)
+
+
+def test_GrpoTrainer__advantages_are_group_relative(student):
+    """The reward of each completion relative to the group, the same for all its tokens."""
+    args = one_prefix_args(student)
+    memory, twin = memory_of(student, args)
+    texts = twin.tokenizer.batch_decode(memory["sample_ids"][:, -args.gen_len :], skip_special_tokens=True)
+    rewards = count_vowels([args.prefix + text for text in texts])
+    expected = group_relative(rewards, args.batch_size)[:, None].expand(-1, args.gen_len)
+    expect.close(expect_tensor(memory, "advantages", [16, args.gen_len]), expected, "advantages", rtol=1e-3, atol=1e-3)
+
+
+def test_GrpoTrainer__equal_rewards_teach_nothing(student):
+    """When all rewards are equal, the advantages are 0, not infinite."""
+    args = one_prefix_args(student, reward_fn=always_seven)
+    memory, _ = memory_of(student, args)
+    expect.close(memory["advantages"], torch.zeros(16, args.gen_len), "advantages")
+
+
+def minibatch_for(student, args, twin, prompts, mask=None):
+    """Completions of the policy with log-probabilities off the current ones, so that clipping matters, and mixed advantages."""
+    sampled = rollout(twin, prompts, args.gen_len, stop_at_eos=False, generator=student.inputs)
+    ids, attention_mask = sampled.ids, sampled.attention_mask
+    if mask is not None:
+        attention_mask = torch.cat([attention_mask[:, : -args.gen_len], mask.long()], dim=1)
+    p = ids.shape[1] - args.gen_len
+    with torch.no_grad():
+        policy, reference = twin.forward_with_value_head(ids, attention_mask)[0], twin(ids, attention_mask)
+    moved = (0.02 + 0.3 * student.rand(len(ids), args.gen_len)) * student.randn(len(ids), args.gen_len).sign()
+    return ReplayMinibatch(
+        sample_ids=ids,
+        logprobs=get_logprobs(policy, ids, p, temperature=args.temperature) + moved,
+        advantages=student.randn(len(ids), args.gen_len),
+        ref_logits=reference,
+        ref_logprobs=get_logprobs(reference, ids, p, temperature=args.temperature),
+        mask=mask,
+        attention_mask=attention_mask if mask is not None else None,
+    )
+
+
+def grpo_objective(args, minibatch, twin, exact_kl):
+    """The objective from its definition, by hand."""
+    logits, _ = twin.forward_with_value_head(minibatch.sample_ids, minibatch.attention_mask)
+    n = args.gen_len
+    all_logprobs = (logits[:, -n - 1 : -1] / args.temperature).log_softmax(-1)
+    taken = minibatch.sample_ids[:, -n:, None]
+    logprobs = all_logprobs.gather(-1, taken).squeeze(-1)
+    ref = (minibatch.ref_logits[:, -n - 1 : -1] / args.temperature).log_softmax(-1)
+    ratio = (logprobs - minibatch.logprobs).exp()
+    surrogate = torch.minimum(
+        ratio * minibatch.advantages, ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef) * minibatch.advantages
+    )
+    entropy = -(all_logprobs.exp() * all_logprobs).sum(-1)
+    exact = (all_logprobs.exp() * (all_logprobs - ref)).sum(-1)
+    penalty = exact if exact_kl else k3(logprobs, ref.gather(-1, taken).squeeze(-1))
+    each = surrogate + args.ent_coef * entropy - args.kl_coef * penalty
+    mask = torch.ones_like(each) if minibatch.mask is None else minibatch.mask
+    return (each * mask).sum() / mask.sum()
+
+
+def compare_objective(student, args, trainer, minibatch, twin):
+    """Value and gradient are those of the definition, with KL either exact or estimated by k3."""
+    got, grads = student.value_and_grad("compute_rlhf_objective", minibatch, on=trainer, wrt=(trainer,))
+    expected = {kind: grpo_objective(args, minibatch, twin, kind == "exact") for kind in ("exact", "k3")}
+    distance = {
+        kind: abs(float(got) - float(value.detach())) for kind, value in expected.items() if isinstance(got, torch.Tensor)
+    }
+    kind = min(distance, key=distance.get) if distance else "k3"
+    expect.close(got, expected[kind].detach(), "objective", rtol=1e-4, atol=1e-5)
+    names = [f"model.{name}" for name, p in twin.named_parameters() if p.requires_grad]
+    expected_grads = torch.autograd.grad(expected[kind], [p for p in twin.parameters() if p.requires_grad])
+    for name, gradient in zip(names, expected_grads, strict=True):
+        require_gradient(grads.get(name), gradient, name, rtol=1e-3, atol=1e-4 * float(gradient.abs().max()) + 1e-7)
+    others = [name for name in grads if name not in names and not name.startswith("ref_model.lora")]
+    for name in others:
+        refuse_gradient(grads[name], name)
+
+
+def test_GrpoTrainer__objective_and_its_gradient(student):
+    """Clipped surrogate + entropy bonus - KL penalty, and its gradient with respect to every adapter."""
+    args = one_prefix_args(student)
+    trainer = student.call("GrpoTrainer", args)
+    twin = lora_twin(disturb(student, trainer, ".B", MOVED), args)
+    compare_objective(student, args, trainer, minibatch_for(student, args, twin, [args.prefix] * 4), twin)
+
+
+def test_GrpoTrainer__constant_advantages_stay(student):
+    """Advantages are taken as they are: whitening them once more would turn a constant minibatch into noise."""
+    args = one_prefix_args(student, kl_coef=0.0, ent_coef=0.0)
+    trainer = student.call("GrpoTrainer", args)
+    twin = lora_twin(disturb(student, trainer, ".B", MOVED), args)
+    minibatch = minibatch_for(student, args, twin, [args.prefix] * 4)
+    constant = dataclasses.replace(minibatch, advantages=torch.full_like(minibatch.advantages, 0.5))
+    compare_objective(student, args, trainer, constant, twin)
+
+
+def test_GrpoTrainer__an_update_changes_adapters_only(student):
+    """After a phase the adapters have moved; the base model, and with it the reference, has not."""
+    args = one_prefix_args(student)
+    trainer = student.call("GrpoTrainer", args)
+    before = student.tensors(trainer)
+    memory = student.call("rollout_phase", on=trainer)
+    student.call("learning_phase", memory, on=trainer)
+    after = student.tensors(trainer)
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    expect.true(any("lora" in name for name in moved), "adapters that have moved", "none")
+    wrong = [name for name in moved if "lora" not in name]
+    expect.true(not wrong, "everything but the adapters unchanged", f"{len(wrong)} changed, first {wrong[:1]}")
+
+
+def test_GrpoTrainer__learns_the_enumerable_task(student):
+    """With one generated token the expected reward is an exact sum over the vocabulary; ten phases must raise it."""
+    args = GrpoArgs(
+        base_model="pocket", device="cpu", prefix="The", gen_len=1, batch_size=64, num_minibatches=2, reward_fn=count_vowels,
+        kl_coef=0.0, ent_coef=0.0, base_lr=3e-3, warmup_steps=0, total_phases=10,
+    )  # fmt: skip
+    trainer = student.call("GrpoTrainer", args)
+    before = expected_reward(lora_twin(student.tensors(trainer), args), args.prefix, count_vowels)
+    for _ in range(args.total_phases):
+        memory = student.call("rollout_phase", on=trainer)
+        student.call("learning_phase", memory, on=trainer)
+    after = expected_reward(lora_twin(student.tensors(trainer), args), args.prefix, count_vowels)
+    expect.true(after > before + 0.5, f"an expected reward above {before + 0.5:.3f}, from {before:.3f}", f"{after:.3f}")
+
+
+# Many prompts
+
+
+def many_prompts_args(**changes):
+    """A task of many prompts of several lengths, completions that end, another temperature and another rank."""
+    given = {
+        "base_model": "pocket",
+        "device": "cpu",
+        "task": "pocket",
+        "gen_len": 14,
+        "batch_size": 24,
+        "group_size": 4,
+        "num_minibatches": 2,
+        "temperature": 0.7,
+        "lora_rank": 8,
+        "kl_coef": 0.3,
+        "ent_coef": 0.2,
+        "clip_coef": 0.1,
+        **changes,
+    }
+    return GrpoArgs(**given)
+
+
+def mask_of(ids, gen_len, end):
+    """1 up to and including the first end of sequence."""
+    ended = (ids[:, -gen_len:] == end).int()
+    return (ended.cumsum(1) - ended == 0).float()
+
+
+def test_grpo_many_prompts__groups_share_a_prompt(student):
+    """batch_size / group_size different prompts, each with group_size completions in a row."""
+    args = many_prompts_args(seed=int(student.integers(0, 1000, 1)))
+    trainer = student.call("GrpoTrainer", args)
+    expect.equal(student.call("completions_per_prompt", on=trainer), 4, "completions_per_prompt")
+    memory, twin = memory_of(student, args)
+    prompts = make_task("pocket").draw(6, args.seed, 0).repeat(4).prompts
+    ids, attention_mask = twin.encode(prompts)
+    got = expect_tensor(memory, "sample_ids", [24, ids.shape[1] + 14])
+    expect.equal(got[:, :-14], ids, "the prompts, padded on the left")
+    given = expect_tensor(memory, "attention_mask", [24, ids.shape[1] + 14])
+    expect.equal(given[:, :-14], attention_mask, "attention_mask of the prompts")
+
+
+def test_grpo_many_prompts__masks_end_with_the_completion(student):
+    """mask is 1 up to and including the first end of sequence, and stays with the memory."""
+    args = many_prompts_args(gen_len=20)
+    memory, twin = memory_of(student, args, size=0.03)
+    mask = expect_tensor(memory, "mask", [24, 20])
+    expect.equal(mask, mask_of(memory["sample_ids"], 20, twin.tokenizer.eos_token_id), "mask")
+
+
+def test_grpo_many_prompts__scores_at_the_temperature(student):
+    """logprobs and ref_logprobs are of softmax(logits / temperature), padding hidden."""
+    args = many_prompts_args()
+    memory, twin = memory_of(student, args)
+    ids, attention_mask = memory["sample_ids"], memory["attention_mask"]
+    with torch.no_grad():
+        policy, reference = twin.forward_with_value_head(ids, attention_mask)[0], twin(ids, attention_mask)
+    p, mask = ids.shape[1] - 14, memory["mask"]
+    for name, logits in (("logprobs", policy), ("ref_logprobs", reference)):
+        expected = get_logprobs(logits, ids, p, temperature=0.7)
+        got = expect_tensor(memory, name, [24, 14])
+        expect.close(got * mask, expected * mask, f"{name} of real tokens", rtol=1e-3, atol=1e-3)
+
+
+def test_grpo_many_prompts__advantages_within_groups(student):
+    """Each completion is compared with its own prompt's, under the task's rewards."""
+    args = many_prompts_args(gen_len=40, batch_size=48, temperature=1.0)
+    memory, twin = memory_of(student, args, size=0.02)
+    task = make_task("pocket")
+    prompts = task.draw(12, args.seed, 0).repeat(4)
+    real = [ids[mask == 1] for ids, mask in zip(memory["sample_ids"][:, -40:], memory["mask"], strict=True)]
+    texts = twin.tokenizer.batch_decode(real, skip_special_tokens=True)
+    rewards = torch.tensor([float(right) for right in task.is_correct(prompts, texts)])
+    expected = torch.cat([group_relative(g, 4) if g.std() > 0 else torch.zeros(4) for g in rewards.split(4)])
+    expect.close(memory["advantages"], expected[:, None].expand(-1, 40), "advantages", rtol=1e-3, atol=1e-3)
+
+
+def test_grpo_many_prompts__objective_counts_real_tokens(student):
+    """Masks, attention mask and temperature reach every term of the objective, in value and gradient."""
+    args = many_prompts_args(gen_len=6, batch_size=8)
+    trainer = student.call("GrpoTrainer", args)
+    twin = lora_twin(disturb(student, trainer, ".B", MOVED), args)
+    mask = (torch.arange(6) < torch.tensor([[6], [2], [4], [1]])).float()
+    prompts = ["Question: Anna has", "Tom", "Question: Max has 4 pears and", "The end"]
+    compare_objective(student, args, trainer, minibatch_for(student, args, twin, prompts, mask), twin)
+
+
+def test_grpo_many_prompts__a_small_clip_upwards(student):
+    """clip_coef_high sets the upper bound alone."""
+    args = many_prompts_args(
+        gen_len=6, batch_size=8, kl_coef=0.0, ent_coef=0.0, clip_coef=0.02, clip_coef_high=0.5, temperature=1.0
+    )
+    trainer = student.call("GrpoTrainer", args)
+    twin = lora_twin(disturb(student, trainer, ".B", MOVED), args)
+    minibatch = minibatch_for(student, args, twin, ["The"] * 4)
+    got, _ = student.value_and_grad("compute_rlhf_objective", minibatch, on=trainer, wrt=(trainer,))
+    with torch.no_grad():
+        logits, _ = twin.forward_with_value_head(minibatch.sample_ids)
+        ratio = (get_logprobs(logits, minibatch.sample_ids, logits.shape[1] - 6) - minibatch.logprobs).exp()
+        each = torch.minimum(ratio * minibatch.advantages, ratio.clamp(0.98, 1.5) * minibatch.advantages)
+    expect.close(got, each.mean(), "objective", rtol=1e-4, atol=1e-5)

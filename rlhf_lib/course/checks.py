@@ -7,10 +7,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,27 +19,11 @@ from rlhf_lib.course.assemble import Implementation, assemble
 from rlhf_lib.course.bank import Mistake, bank_of, implementation_of
 from rlhf_lib.course.expect import Wrong
 from rlhf_lib.course.manifest import Exercise
+from rlhf_lib.course.outcomes import Outcome
 from rlhf_lib.course.student import Crash, Handle, Observation, Student
 
 Check = Callable[[Student], None]
-State = Literal["todo", "wrong", "passed"]
 TIME_LIMIT = 60  # seconds a check may take before it counts as hanging
-
-
-@dataclass
-class Outcome:
-    """What one check found."""
-
-    state: State
-    check: str
-    lines: list[tuple[str, str]] = field(default_factory=list)
-    trace: list[Observation] = field(default_factory=list)
-    crashed: bool = False
-
-    def text(self) -> str:
-        """The lines under each other."""
-        width = max([len(label) for label, _ in self.lines], default=0)
-        return "\n".join(f"  {label:{width}}  {text}" for label, text in self.lines)
 
 
 def exercise_of(check_name: str) -> str:
@@ -159,12 +142,6 @@ def check_exercise(root: Path, exercise: Exercise, answer: Implementation, seed:
     if wrong is not None:
         with_diagnosis(root, exercise, answer, wrong, seed)
     return outcomes
-
-
-def state_of(outcomes: list[Outcome]) -> State:
-    """An exercise is passed if all its checks are, to do if it raises NotAttempted, and otherwise wrong."""
-    states = {outcome.state for outcome in outcomes}
-    return "wrong" if "wrong" in states else "todo" if "todo" in states or not states else "passed"
 
 
 def same_trace(ours: list[Observation], theirs: list[Observation]) -> bool:

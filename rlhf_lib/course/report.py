@@ -1,9 +1,12 @@
 """What the student reads after checking."""
 
+from pathlib import Path
+
 from tabulate import tabulate
 
-from rlhf_lib.course.checks import Outcome, state_of
-from rlhf_lib.course.manifest import Exercise
+from rlhf_lib.course.manifest import Exercise, load_course
+from rlhf_lib.course.outcomes import Outcome, state_of
+from rlhf_lib.course.progress import Progress
 
 Outcomes = dict[Exercise, list[Outcome]]
 
@@ -38,3 +41,28 @@ def summary_table(outcomes: Outcomes, width: int = 100) -> str:
     earned = sum(row[2] for row in rows if row[3] == "passed")
     table = tabulate(rows, headers=headers, disable_numparse=True, colalign=("left",) * len(headers))
     return f"{table}\n{earned} of {sum(row[2] for row in rows)} points"
+
+
+def status_table(root: Path, progress: Progress, width: int = 100) -> str:
+    """A bar and a table for every chapter, and the next exercise."""
+    parts, total, earned = [], 0, 0
+    for exercises in load_course(root).values():
+        rows = [(e.number, e.name, e.points, e.minutes, progress.state(e)) for e in exercises]
+        done = sum(row[2] for row in rows if row[4] == "passed")
+        points = sum(row[2] for row in rows)
+        total, earned = total + points, earned + done
+        rows = rows if width >= 70 else [(row[0], row[1], row[4]) for row in rows]
+        headers = ("", "exercise", "points", "minutes", "state") if width >= 70 else ("", "exercise", "state")
+        table = tabulate(rows, headers=headers, disable_numparse=True, tablefmt="plain")
+        parts.append(f"{exercises[0].chapter.removesuffix('.md')}  {bar(done, points)} {done}/{points}\n{table}\n")
+    following = progress.next_exercise()
+    end = f"{earned} of {total} points. "
+    if following is None:
+        return "\n".join(parts) + f"\n{end}Everything is passed."
+    return "\n".join(parts) + f"\n{end}Next: {following.name} ({following.where});\nthen: rlhf course check {following.name}"
+
+
+def bar(done: int, total: int, width: int = 20) -> str:
+    """A progress bar in plain characters."""
+    filled = width * done // max(1, total)
+    return f"[{'#' * filled}{'.' * (width - filled)}]"

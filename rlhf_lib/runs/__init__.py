@@ -1,6 +1,6 @@
 """What surrounds training: the run's directory, its metrics, its figures, its warnings."""
 
-from rlhf_lib.runs.directory import RunDirectory, new_run_path, write_atomically
+from rlhf_lib.runs.directory import RunDirectory, new_run_path
 from rlhf_lib.runs.metrics import PhaseMetrics, explained_variance, group_metrics, ratio_metrics, rollout_metrics
 from rlhf_lib.runs.run import Run
 
@@ -13,5 +13,4 @@ __all__ = [
     "new_run_path",
     "ratio_metrics",
     "rollout_metrics",
-    "write_atomically",
 ]

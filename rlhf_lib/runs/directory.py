@@ -4,14 +4,14 @@ import json
 import os
 import pickle
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from rlhf_lib.args import InputError, RunArgs, from_json, to_json
+from rlhf_lib.files import whole_file, write_atomically
 
 RESUMABLE = (
     "output_dir",
@@ -85,23 +85,6 @@ def new_run_path(name: str, root: str = "runs") -> Path:
     while path.exists():
         path, count = Path(root) / f"{name}-{stamp}-{count}", count + 1
     return path
-
-
-@contextmanager
-def whole_file(file: Path) -> Iterator[IO[bytes]]:
-    """Write under a temporary name, reach the disk, then rename: the file is always whole, old or new."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    with open(temporary, "wb") as handle:
-        yield handle
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, file)
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write a text file that is always whole."""
-    with whole_file(file) as handle:
-        handle.write(text.encode())
 
 
 def append_json_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from rlhf_lib.args import InputError, to_json
 from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.files import write_atomically
 from rlhf_lib.runs import directory
 from rlhf_lib.runs.metrics import peak_memory_mb
 from rlhf_lib.runs.plots import plot_curves
@@ -192,7 +193,7 @@ class Run:
             "arguments": json.loads(to_json(args)),
             "versions": versions(),
         }
-        directory.write_atomically(self.directory.summary_file, json.dumps(summary, indent=2) + "\n")
+        write_atomically(self.directory.summary_file, json.dumps(summary, indent=2) + "\n")
         if self.wandb is not None:
             self.wandb.finish()
         print(headline(summary, self.directory))

@@ -282,4 +282,168 @@ BANK: dict[str, list[Mistake]] = {
             ("rewards.reshape(-1, group_size)", "rewards.reshape(group_size, -1).T"),
         ),
     ],
+    "GrpoTrainer": [
+        mistake(
+            "the log-probabilities kept in the memory are the reference's, not the sampling policy's",
+            (
+                "logits, _ = self.model.forward_with_value_head(sampled.ids, **inputs)",
+                "logits = self.ref_model(sampled.ids, **inputs)",
+            ),
+        ),
+        mistake(
+            "the reference is the policy itself, adapters included, so that KL is always 0",
+            (
+                "ref_logits = self.ref_model(sampled.ids, **inputs)",
+                "ref_logits, _ = self.model.forward_with_value_head(sampled.ids, **inputs)",
+            ),
+        ),
+        mistake(
+            "raw rewards stand in the place of advantages",
+            ("compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)", "rewards"),
+        ),
+        mistake(
+            "rewards are only centred on the group's mean, not divided by their deviation",
+            (
+                "compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)",
+                "rewards - rewards.mean()",
+            ),
+        ),
+        mistake(
+            "the sign of the advantages is flipped",
+            ("spread_over_tokens(advantages, args.gen_len)", "spread_over_tokens(-advantages, args.gen_len)"),
+        ),
+        mistake(
+            "the advantage is divided among the tokens",
+            ("spread_over_tokens(advantages, args.gen_len)", "spread_over_tokens(advantages / args.gen_len, args.gen_len)"),
+        ),
+        mistake(
+            "the KL penalty is added, which rewards divergence",
+            ("surrogate + entropy_bonus - kl_penalty", "surrogate + entropy_bonus + kl_penalty"),
+        ),
+        mistake(
+            "the entropy bonus is subtracted",
+            ("surrogate + entropy_bonus - kl_penalty", "surrogate - entropy_bonus - kl_penalty"),
+        ),
+        mistake("the KL penalty is left out", ("surrogate + entropy_bonus - kl_penalty", "surrogate + entropy_bonus")),
+        mistake("the entropy bonus is left out", ("surrogate + entropy_bonus - kl_penalty", "surrogate - kl_penalty")),
+        mistake(
+            "the objective is negated, as a loss would be: the optimiser maximises",
+            ("return surrogate + entropy_bonus - kl_penalty", "return -(surrogate + entropy_bonus - kl_penalty)"),
+        ),
+        mistake(
+            "advantages are whitened once more over the minibatch, so that constant ones become noise",
+            (
+                "minibatch.advantages, args.clip_coef, clip_coef_high",
+                "minibatch.advantages, args.clip_coef, eps=1e-8, clip_coef_high",
+            ),
+        ),
+        mistake(
+            "the objective is computed by the base model without its adapters, so that nothing is trained",
+            (
+                "logits, _ = self.model.forward_with_value_head(\n"
+                "            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1\n        )",
+                "logits = self.model(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1)",
+            ),
+        ),
+        mistake(
+            "the current log-probabilities are detached, so that only the entropy bonus trains",
+            (
+                "clip_coef_high=args.clip_coef_high, **shared\n        )\n        policy_logits",
+                "clip_coef_high=args.clip_coef_high, **shared\n        ).detach()\n        policy_logits",
+            ),
+        ),
+        mistake(
+            "the ratio is taken to the reference, not to the policy that sampled",
+            (
+                "minibatch.logprobs, minibatch.advantages, args.clip_coef",
+                "minibatch.ref_logprobs, minibatch.advantages, args.clip_coef",
+            ),
+        ),
+        mistake(
+            "logits and tokens are out of step by one: each token is scored by the logits after it",
+            (
+                "logits, minibatch.sample_ids[:, -args.gen_len - 1 :]",
+                "logits.roll(-1, dims=1), minibatch.sample_ids[:, -args.gen_len - 1 :]",
+            ),
+        ),
+        mistake("clip_coef is a fixed 0.2", ("minibatch.advantages, args.clip_coef, clip", "minibatch.advantages, 0.2, clip")),
+    ],
+    "grpo_many_prompts": [
+        mistake(
+            "the whole batch is one group, whatever the prompts",
+            (
+                "compute_group_advantages(rewards, self.completions_per_prompt, std",
+                "compute_group_advantages(rewards, args.batch_size, std",
+            ),
+        ),
+        mistake(
+            "each prompt is drawn once: completions_per_prompt is 1 and rewards are compared over the batch",
+            ("return self.args.resolved_group_size", "return 1"),
+            (
+                "compute_group_advantages(rewards, self.completions_per_prompt, std",
+                "compute_group_advantages(rewards, args.batch_size, std",
+            ),
+            ("group_metrics(rewards, self.completions_per_prompt)", "group_metrics(rewards, args.batch_size)"),
+        ),
+        mistake(
+            "consecutive completions are dealt out to different groups",
+            (
+                "compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)",
+                "compute_group_advantages(rewards.reshape(self.completions_per_prompt, -1).T.reshape(-1), "
+                "self.completions_per_prompt, std=args.advantage_std)",
+            ),
+        ),
+        mistake(
+            "the mask is not kept in the memory, so that what follows the end is trained",
+            (
+                "mask=sampled.mask,\n            attention_mask=sampled.attention_mask,\n            ref_logprobs",
+                "attention_mask=sampled.attention_mask,\n            ref_logprobs",
+            ),
+        ),
+        mistake(
+            "the attention mask is not kept in the memory, so that padding is read as text",
+            (
+                "mask=sampled.mask,\n            attention_mask=sampled.attention_mask,\n            ref_logprobs",
+                "mask=sampled.mask,\n            ref_logprobs",
+            ),
+        ),
+        mistake(
+            "the policy that sampled is scored at temperature 1",
+            (
+                "logprobs = get_logprobs(logits, generated, temperature=args.temperature)",
+                "logprobs = get_logprobs(logits, generated)",
+            ),
+        ),
+        mistake(
+            "the reference is scored at temperature 1, the policy at the temperature of sampling",
+            ("get_logprobs(ref_logits, generated, temperature=args.temperature)", "get_logprobs(ref_logits, generated)"),
+        ),
+        mistake(
+            "the objective scores at temperature 1 what was sampled at another",
+            (
+                "logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature",
+                "logits, minibatch.sample_ids[:, -args.gen_len - 1 :]",
+            ),
+        ),
+        mistake(
+            "entropy is that of the logits before they are divided by the temperature",
+            ("policy_logits = logits[:, :-1] / args.temperature", "policy_logits = logits[:, :-1]"),
+        ),
+        mistake(
+            "the mask does not reach the objective's terms",
+            ("args, mask = self.args, minibatch.mask", "args, mask = self.args, None"),
+        ),
+        mistake(
+            "the attention mask does not reach the model, so that padding is read as text",
+            ("minibatch.sample_ids, minibatch.attention_mask, logits_to_keep", "minibatch.sample_ids, None, logits_to_keep"),
+        ),
+        mistake(
+            "the attention mask is left out when the rollout is scored",
+            (
+                '{"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}',
+                '{"logits_to_keep": args.gen_len + 1}',
+            ),
+        ),
+        mistake("the upper clip bound is ignored", (", clip_coef_high=args.clip_coef_high, **shared", ", **shared")),
+    ],
 }

@@ -1,0 +1,61 @@
+"""For checking forward passes: models small enough to load in a moment, and hooks that anyone can follow."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
+
+from rlhf_lib.models.loading import BUNDLED, quiet_transformers
+
+ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+CONFIGS = {
+    # separate maps, fewer key-value heads than query heads
+    "llama": LlamaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=20,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        **ENDS,
+    ),
+    # fused q, k, v; Conv1D, which stores its weights the other way round
+    "gpt2": GPT2Config(vocab_size=40, n_embd=12, n_layer=2, n_head=3, n_positions=32, **ENDS),
+}
+FOLDERS: list[tempfile.TemporaryDirectory] = []  # kept until the process ends
+
+
+@cache
+def tiny_model(kind: str) -> str:
+    """A directory with an untrained "llama" or "gpt2" of two blocks; the weights are the same every time."""
+    folder = tempfile.TemporaryDirectory(prefix=f"tiny-{kind}-")
+    FOLDERS.append(folder)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), quiet_transformers():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(CONFIGS[kind])
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)  # so that attention attends, and what is wrong with it shows
+        model.save_pretrained(Path(folder.name))
+    AutoTokenizer.from_pretrained(BUNDLED["pocket"]).save_pretrained(folder.name)
+    return folder.name
+
+
+def double(activation: Tensor, hook: Any) -> Tensor:
+    """A hook that replaces an activation."""
+    return 2 * activation
+
+
+def add_one(activation: Tensor, hook: Any) -> Tensor:
+    """Another, which does not commute with `double`."""
+    return activation + 1
+
+
+def fail(activation: Tensor, hook: Any) -> NoReturn:
+    """A hook that stops the pass half-way."""
+    raise RuntimeError("this hook fails on purpose")
