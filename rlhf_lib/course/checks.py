@@ -53,21 +53,21 @@ def checks_of(root: Path, exercise: Exercise) -> list[Check]:
 
 def make_student(root: Path, exercise: Exercise, answer: Implementation, seed: int) -> Student:
     """The door to one answer of one exercise, everything else being the library's."""
-    return Student(lambda: assemble(root, exercise, answer), answer.file, seed)
+    return Student(lambda: assemble(root, exercise, answer), answer, seed)
 
 
 @contextmanager
-def time_limit(seconds: int = TIME_LIMIT) -> Iterator[None]:
-    """Raise Crash in code that does not come to an end, where signals allow it."""
+def time_limit() -> Iterator[None]:
+    """Raise Crash in code that does not come to an end within TIME_LIMIT, where signals allow it."""
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def too_long(number: int, frame: Any) -> None:
-        raise Crash(("got", f"no result in {seconds} seconds: an endless loop?"))
+        raise Crash(("got", f"no result in {TIME_LIMIT} seconds: an endless loop?"))
 
     previous = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(seconds)
+    signal.alarm(TIME_LIMIT)
     try:
         yield
     finally:

@@ -1,13 +1,14 @@
-"""Run a topic on all of the student's own code: `python -m exercises.grpo` calls this before `main`."""
+"""Run a topic on all of the student's own code: what `python -m exercises.grpo` does."""
 
 import ast
 import inspect
+import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from rlhf_lib.course import source
-from rlhf_lib.course.manifest import load_course, local_name
+from rlhf_lib.args import InputError
+from rlhf_lib.course import NotAttempted, source
+from rlhf_lib.course.manifest import checkout_root, load_course, local_name
 
 
 def is_attempted(tree: ast.Module, name: str) -> bool:
@@ -17,12 +18,45 @@ def is_attempted(tree: ast.Module, name: str) -> bool:
     return node is not None and not any("NotAttempted" in ast.unparse(exception) for exception in raised)
 
 
+def run_own(topic: str, names: dict[str, Any]) -> None:
+    """Run a topic's `main` on the student's code; what it needs and is still a stub is named beforehand."""
+    tree = ast.parse((checkout_root() / "exercises" / f"{topic}.py").read_text())
+    missing = stubs_needed(tree, "main")
+    if missing:
+        sys.exit(f"python -m exercises.{topic} needs what is still to be written: {', '.join(missing)}; rlhf course status")
+    use_own_answers(topic, names)
+    try:
+        names["main"]()
+    except (NotAttempted, InputError) as error:
+        sys.exit(f"python -m exercises.{topic}: {error}")
+
+
+def stubs_needed(tree: ast.Module, start: str) -> list[str]:
+    """Functions and methods that a definition reaches by name within its file, and that are still stubs."""
+    reached, waiting, missing = set(), [start], []
+    while waiting:
+        name = waiting.pop()
+        node = source.find(tree, name)
+        if name in reached or node is None:
+            continue
+        reached.add(name)
+        methods = (
+            [part for part in node.body if isinstance(part, ast.FunctionDef)] if isinstance(node, ast.ClassDef) else [node]
+        )
+        for part in methods:
+            local = name if part is node else f"{name}.{part.name}"
+            if not is_attempted(tree, local):
+                missing.append(local)
+        waiting.extend(source.names_used(node))
+    return sorted(missing)
+
+
 def use_own_answers(topic: str, names: dict[str, Any]) -> None:
     """Bind, in a topic's namespace, every name of another topic that the student has written; say what is whose.
 
     Functions take the place of the library's. Methods take the place of those that a class here inherits from the library.
     """
-    root = Path(__file__).parents[2]
+    root = checkout_root()
     own, library = [], []
     for other, exercises in load_course(root).items():
         if other == topic or not (root / "exercises" / f"{other}.py").is_file():

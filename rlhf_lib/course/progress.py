@@ -57,7 +57,7 @@ class Progress:
         if now is None:
             return "todo"
         record = self.of(exercise)
-        return record.state if record.fingerprint == now and record.state != "todo" else "unchecked"
+        return record.state if record.fingerprint == now else "unchecked"
 
     def note(self, exercise: Exercise, state: str) -> None:
         """Keep the result of a check."""
@@ -71,13 +71,14 @@ class Progress:
 
 
 def answer_fingerprint(root: Path, exercise: Exercise) -> str | None:
-    """A hash of the answer's code; None while any of it is a stub. In a file that cannot be parsed, of the whole file."""
+    """A hash of the answer's code; None while all of it is a stub. In a file that cannot be parsed, of the whole file."""
     text = answers(root, exercise.topic).text
     try:
         tree = ast.parse(text)
     except SyntaxError:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-    if not all(is_attempted(tree, name) for name in exercise.local_targets):
+    if not any(is_attempted(tree, name) for name in exercise.local_targets):
         return None
-    code = "\n".join(source.text_of(text, source.find(tree, name)) for name in exercise.local_targets)
+    nodes = [source.find(tree, name) for name in exercise.local_targets]
+    code = "\n".join(source.text_of(text, node) for node in nodes if node is not None)
     return hashlib.sha256(code.encode()).hexdigest()[:12]

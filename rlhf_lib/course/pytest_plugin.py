@@ -27,9 +27,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.course_outcomes = {}
 
 
-def course_root() -> Path:
-    """The checkout that this library lies in."""
-    return Path(__file__).parents[2]
+def course_root(config: pytest.Config) -> Path:
+    """The checkout that pytest runs in."""
+    from rlhf_lib.course.manifest import checkout_root
+
+    return checkout_root(config.rootpath)
 
 
 def is_checker(item: pytest.Item) -> bool:
@@ -53,7 +55,7 @@ def student(request: pytest.FixtureRequest) -> Any:
     from rlhf_lib.course.checks import exercise_of, make_student
     from rlhf_lib.course.manifest import find_exercise
 
-    root = course_root()
+    root = course_root(request.config)
     exercise = find_exercise(root, exercise_of(request.node.originalname))
     answer = answers(root, exercise.topic, request.config.getoption("--impl"))
     if not answer.text:
@@ -109,7 +111,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     from rlhf_lib.course.report import summary_table, wrong_answers
 
     if config.getoption("--impl") == "exercises":
-        keep_states(outcomes)
+        keep_states(course_root(config), outcomes)
     write = terminalreporter.write_line
     for line in wrong_answers(outcomes).splitlines():
         write(line)
@@ -121,13 +123,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         write(f"Inputs are random; the same ones again: --input-seed {config.course_seed}")
 
 
-def keep_states(outcomes: dict[Any, list[Any]]) -> None:
+def keep_states(root: Path, outcomes: dict[Any, list[Any]]) -> None:
     """Write into the student's progress what is known now; an exercise of which only some checks ran is not passed by them."""
     from rlhf_lib.course.checks import checks_of
     from rlhf_lib.course.outcomes import state_of
     from rlhf_lib.course.progress import Progress
 
-    progress = Progress.load(course_root())
+    progress = Progress.load(root)
     for exercise, told in outcomes.items():
-        if state_of(told) != "passed" or len(told) == len(checks_of(course_root(), exercise)):
+        if state_of(told) != "passed" or len(told) == len(checks_of(root, exercise)):
             progress.note(exercise, state_of(told))

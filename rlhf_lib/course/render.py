@@ -137,10 +137,7 @@ def render_stubs(topic: str, exercises: tuple[Exercise, ...]) -> str:
         f"Check your answers with `pytest tests/test_{topic}.py` (add -k NAME for one exercise), get a hint with\n"
         f'`rlhf course hint NAME`, and see your own code at work with `python -m exercises.{topic}`.\n"""\n'
     )
-    end = (
-        'if __name__ == "__main__":\n    from rlhf_lib.course.own import use_own_answers\n\n'
-        f'    use_own_answers("{topic}", globals())\n    main()\n'
-    )
+    end = f'if __name__ == "__main__":\n    from rlhf_lib.course.own import run_own\n\n    run_own("{topic}", globals())\n'
     stubs = source.strip_bodies(body, statements)
     return f"{head}\n{import_block(imports)}\n{BELOW_IMPORTS}\n\n{stubs}\n\n\n{end}"
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rlhf_lib.args import InputError
 from rlhf_lib.course import NotAttempted
-from rlhf_lib.course.assemble import FOREIGN
+from rlhf_lib.course.assemble import FOREIGN, Implementation
 from rlhf_lib.course.expect import Wrong, show
 from rlhf_lib.course.shapes import in_plain_words
 
@@ -50,12 +50,12 @@ class Student:
 
     Args:
         build: makes the namespace in which names are looked up; called once, when it is first needed.
-        file: the student's file, whose lines a crash shows.
+        answer: the student's file, whose lines a crash shows.
         seed: of all random inputs, and of torch's generator before every operation.
     """
 
-    def __init__(self, build: Callable[[], dict[str, Any]], file: str, seed: int):
-        self.build, self.file, self.seed = build, file, seed
+    def __init__(self, build: Callable[[], dict[str, Any]], answer: Implementation, seed: int):
+        self.build, self.answer, self.seed = build, answer, seed
         self.inputs = torch.Generator().manual_seed(seed)
         self.objects: list[Any] = []
         self.trace: list[Observation] = []
@@ -108,7 +108,7 @@ class Student:
                     place[item] = place[item].requires_grad_()
                     leaves[item] = place[item]
             value = function(*inputs, **options)
-            scalar = value if weights is None else (value * weights).sum()
+            scalar = to_differentiate(value, weights)
             grads: dict[Any, Tensor | None] = dict.fromkeys(leaves)
             if isinstance(scalar, Tensor) and scalar.requires_grad:
                 found = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
@@ -146,7 +146,7 @@ class Student:
         elif head in self.names:
             owner = self.names[head]
         else:
-            remedy = f"none in {self.file}; `rlhf course reset` restores the stub"
+            remedy = f"none in {self.answer.file}; `rlhf course reset` restores the stub"
             raise Wrong(("expected", f"a definition of {head}"), ("got", remedy))
         for part in rest:
             owner = getattr(owner, part)
@@ -189,17 +189,19 @@ class Student:
         except TypeCheckError as error:
             raise Crash(("expected", "the shapes of the signature"), ("got", in_plain_words(error))) from None
         except SyntaxError as error:
-            place = f"{self.file}, line {error.lineno}: {error.msg}"
+            place = f"{self.answer.file}, line {error.lineno}: {error.msg}"
             raise Crash(("got", place), ("line", (error.text or "").strip())) from None
         except Exception as error:
             raise Crash(*self.own_frames(error)) from None
 
     def own_frames(self, error: Exception) -> list[tuple[str, str]]:
         """The error and those lines of the student's file that led to it."""
-        lines = [("got", f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}")]
+        message, text = str(error).strip().splitlines(), self.answer.text.splitlines()
+        lines = [("got", f"{type(error).__name__}: {message[0] if message else ''}")]
         for frame in traceback.extract_tb(error.__traceback__):
-            if frame.filename == self.file and frame.lineno is not None and frame.lineno < FOREIGN:
-                lines.append(("line", f"{frame.lineno}, in {frame.name}:  {frame.line or ''}".rstrip()))
+            number = frame.lineno or FOREIGN
+            if frame.filename == self.answer.file and number < FOREIGN:
+                lines.append(("line", f"{number}, in {frame.name}:  {text[number - 1].strip()}"))
         return lines
 
     def decode(self, value: Any) -> Any:
@@ -228,6 +230,13 @@ class Student:
             return [self.encode(item) for item in value] if isinstance(value, list) else tuple(map(self.encode, value))
         self.objects.append(value)
         return Handle(len(self.objects) - 1, type(value).__name__)
+
+
+def to_differentiate(value: Any, weights: Tensor | None) -> Tensor | None:
+    """A single number from a call's value; None where the value has not the expected shape, which its comparison then tells."""
+    if not isinstance(value, Tensor) or value.shape != (torch.Size() if weights is None else weights.shape):
+        return None
+    return value if weights is None else (value * weights).sum()
 
 
 def is_called(found: Any, inputs: list[Any], options: dict[str, Any]) -> bool:

@@ -1,6 +1,7 @@
 """Fixtures: tiny models on disk, small trainers, and the real data where it is."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 
 from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
 
-SHARED = Path(os.environ.get("RLHF_SHARED", Path(__file__).parents[3] / "shared"))
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("RLHF_SHARED", ROOT.parent / "shared"))
 ARCHITECTURES = ("llama", "gpt2", "gpt_neo", "gpt_neox", "qwen2")
 ARGS_OF = {"ppo": RLHFArgs, "ppo-lora": LoraArgs, "grpo": GrpoArgs}
 SMALL_RUN = {
@@ -112,6 +114,21 @@ def make(model_dirs, tmp_path):
         return TRAINERS[name](ARGS_OF[name](**given))
 
     return build
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A student's clone, without history."""
+    from rlhf_lib.course.render import write_course
+
+    for folder in ("chapters", "solutions", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "library"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "rlhf_lib").symlink_to(ROOT / "rlhf_lib")
+    write_course(tmp_path)
+    (tmp_path / "exercises" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

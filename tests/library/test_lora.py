@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlhf_lib.args import LORA_MAPS, InputError
-from rlhf_lib.lora import Lora
-from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
+from rlhf_lib.lora import Lora, lora_parameter_count, training_bytes
+from rlhf_lib.models import BridgedTransformer, TransformerWithLora, TransformerWithValueHeadLora
 
 from .conftest import ARCHITECTURES
 
@@ -220,3 +220,30 @@ def test_value_head_and_adapters_save_together(model_dirs, tmp_path):
     again.load_value_head(tmp_path)
     for ours, theirs in zip(model.forward_with_value_head(IDS), again.forward_with_value_head(IDS), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def bytes_held(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("adapted", [False, True])
+def test_memory_arithmetic_is_what_training_holds(adapted, dtype, model_dirs):
+    """Weights, gradients and AdamW's moments counted after a real step, and a copy of the weights as reference if all train."""
+    model = (TransformerWithLora if adapted else BridgedTransformer)(model_dirs["llama"], device="cpu", dtype=dtype)
+    trained = model.get_base_model_trainable_params()
+    optimizer = torch.optim.AdamW(trained)
+    model.forward_with_value_head(IDS)[0].sum().backward()
+    optimizer.step()
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    base, adapters = bytes_held(model.base_model_params()), model.lora_params() if adapted else []
+    held = base + bytes_held(adapters) + bytes_held([p.grad for p in trained]) + bytes_held(moments) + (0 if adapted else base)
+    count = sum(p.numel() for p in model.base_model_params())
+    size = {"float32": 4, "bfloat16": 2}[dtype]
+    assert training_bytes(count, sum(p.numel() for p in adapters) if adapted else None, bytes_per_number=size) == held
+
+
+@pytest.mark.parametrize("rank", [1, 5])
+def test_lora_parameter_count_is_what_the_adapters_have(rank, adapted):
+    model = TransformerWithLora(adapted.base.name, rank=rank, device="cpu")
+    assert lora_parameter_count((m.shape for m in model.lora.maps), rank) == sum(p.numel() for p in model.lora_params())
