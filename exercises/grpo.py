@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 4056392a27fe
+# Rendered by `rlhf course render`; fingerprint 541071469b1d
 """Exercises of chapters/4_grpo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_grpo.py` (add -k NAME for one exercise), get a hint with
@@ -7,7 +7,7 @@ Check your answers with `pytest tests/test_grpo.py` (add -k NAME for one exercis
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import einops
@@ -164,13 +164,17 @@ class GrpoTrainer(LoraTrainer):
 
 
 def main() -> None:
-    """Train the bundled model on word problems, and show accuracy before and after; --help lists the options."""
-    args = parse(GrpoArgs, sys.argv[1:], "python -m solutions.grpo", recipe(GrpoArgs, "grpo-pocket"))
+    """Train the bundled model on word problems, and show accuracy before and after.
+
+    Options are those of GrpoArgs (--help); with --task None the prompt is a fixed prefix and the reward counts full stops.
+    """
+    args = parse(GrpoArgs, sys.argv[1:], "grpo", recipe(GrpoArgs, "grpo-pocket"))
+    if args.task is None:
+        args = replace(args, reward_fn=reward_fn_char_count)
     GrpoTrainer(args).train()
 
 
 if __name__ == "__main__":
-    from rlhf_lib.course.own import use_own_answers
+    from rlhf_lib.course.own import run_own
 
-    use_own_answers("grpo", globals())
-    main()
+    run_own("grpo", globals())

@@ -19,7 +19,10 @@ Deviation = Literal["unbiased", "population", "none"]
 
 
 def normalize_reward(reward: Float[Tensor, " batch"], eps: float = 1e-5) -> Float[Tensor, " batch"]:
-    """Rewards with mean 0 and (unbiased) deviation 1 over the batch; one element, or no spread, gives zeros."""
+    """Rewards with mean 0 and (unbiased) deviation 1 over the batch: (reward - mean) / (deviation + eps).
+
+    One element, or no spread, gives exact zeros: there is nothing to compare.
+    """
     if (reward == reward[:1]).all():
         return torch.zeros_like(reward)
     return (reward - reward.mean()) / (reward.std() + eps)
@@ -44,7 +47,11 @@ def last_real_token(mask: Float[Tensor, "batch gen"]) -> Float[Tensor, "batch ge
 def compute_advantages(
     values: Float[Tensor, "batch seq"], rewards: Float[Tensor, " batch"], prefix_len: int, *, mask: Mask = None
 ) -> Float[Tensor, "batch gen"]:
-    """One-step temporal difference: V_{t+1} - V_t, and at the last real token reward - V_t (Sutton & Barto 2018, eq. 6.5)."""
+    """One-step temporal difference: V_{t+1} - V_t, and at the last real token reward - V_t (Sutton & Barto 2018, eq. 6.5).
+
+    The value V_t of the generated token at position t is values[:, t - 1], given where that token was chosen: the first
+    generated token, at position prefix_len, has values[:, prefix_len - 1]. Positions after the last real token get 0.
+    """
     mask = real_tokens(values, prefix_len, mask)
     last = last_real_token(mask)
     next_values = torch.where(last == 1, rewards[:, None], values[:, prefix_len:])
@@ -66,8 +73,9 @@ def compute_gae(
 
     delta_t = r_t + gamma V_{t+1} - V_t. `rewards` is one number a completion, paid at its last real token, or one a token.
     `dones` is 1 on tokens after which an episode is over, so that neither V nor A reaches back across them; the last real
-    token always is. `group_ids` names each completion's prompt: advantages are then centred over the group's real tokens.
-    gae_lambda 0 with gamma 1 is `compute_advantages`.
+    token always is. V_t is values[:, t - 1], as in `compute_advantages`; positions after the last real token get 0.
+    gae_lambda 0 with gamma 1 is `compute_advantages`. `group_ids` names each completion's prompt: advantages are then
+    centred over the group's real tokens.
     """
     mask = real_tokens(values, prefix_len, mask)
     last = last_real_token(mask)

@@ -82,17 +82,19 @@ class ReplayMemory:
 
     @property
     def generated_values(self) -> Float[Tensor, "batch gen"] | None:
-        """The values at the positions where the generated tokens were chosen."""
+        """The values at the positions where the generated tokens were chosen, the last gen + 1 but one; None without values."""
         return None if self.values is None else self.values[:, -self.gen_len - 1 : -1]
 
     @property
     def returns(self) -> Float[Tensor, "batch gen"] | None:
-        """What the value function is to predict: advantage plus value."""
+        """What the value function is to predict: advantage plus generated value; None without values."""
         return None if self.values is None else self.advantages + self.generated_values
 
     def get_minibatches(self) -> list[ReplayMinibatch]:
         """Every completion once a pass, in a fresh random order each of the `batches_per_learning_phase` passes.
 
+        A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
+        all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.
         Rows are taken by index, never sliced: a slice of an inference-mode tensor cannot enter autograd.
         """
         columns = {

@@ -28,9 +28,18 @@ def hide(values: Float[Tensor, "batch gen"], mask: Mask) -> Float[Tensor, "batch
 def reduce_tokens(
     values: Float[Tensor, "batch gen"], gen_len: int, mask: Mask = None, reduction: Reduction = "token"
 ) -> Float[Tensor, ""]:
-    """One number from per-token values, averaged as the module's header says; without real tokens it is 0.
+    """One number from per-token values: token, sequence or constant averages, as the module's header defines them.
 
-    `gen_len` is the cap on generated tokens; without a mask it must be the number of columns.
+        token      sum over real tokens / number of real tokens
+        sequence   mean over sequences of each sequence's token mean
+        constant   sum over real tokens / (batch x gen_len)
+
+    `mask` [batch gen] is 1 on real tokens; None: all are. Masked positions never matter, in value or gradient, whatever
+    stands there, infinities included: they are hidden, not multiplied by 0. Without real tokens a mean is 0. `gen_len` is
+    the cap on generated tokens; without a mask it must be the number of columns.
+
+    Raises:
+        InputError: no mask and another number of columns than gen_len, or an unknown reduction.
     """
     if mask is None and values.shape[1] != gen_len:
         raise InputError(
@@ -63,15 +72,16 @@ def calc_clipped_surrogate_objective(
 ) -> Float[Tensor, ""]:
     """PPO's clipped surrogate, mean of min(rho A, clip(rho, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
 
-    rho = exp(logprobs - mb_logprobs): the current policy over the one that sampled. `eps` None takes the advantages as they
-    are; a number whitens them over the minibatch first, with eps added to their deviation. low is clip_coef; high is
-    clip_coef_high, or clip_coef too if that is None.
+    rho = exp(logprobs - mb_logprobs) for each sampled token: the current policy over the one that sampled. `eps` None takes
+    the advantages as they are; a number whitens them over the whole minibatch first: (A - mean) / (deviation + eps), with the
+    unbiased deviation. low is clip_coef; high is clip_coef_high, or clip_coef too if that is None. What the memory holds,
+    mb_logprobs and mb_advantages, is data: no gradient reaches it.
     """
+    advantages = hide(mb_advantages.detach(), mask)
     if eps is not None:
-        mb_advantages = whiten(mb_advantages, eps, mask)
+        advantages = whiten(advantages, eps, mask)
     high = clip_coef if clip_coef_high is None else clip_coef_high
-    ratio = hide(logprobs - mb_logprobs, mask).exp()
-    advantages = hide(mb_advantages, mask)
+    ratio = hide(logprobs - mb_logprobs.detach(), mask).exp()
     clipped = ratio.clamp(1 - clip_coef, 1 + high) * advantages
     return reduce_tokens((ratio * advantages).minimum(clipped), gen_len, mask, reduction)
 
@@ -100,21 +110,23 @@ def calc_value_function_loss(
 ) -> Float[Tensor, ""]:
     """`vf_coef` times the mean of (values - returns)^2 / 2 (Schulman et al. 2017, eq. 9).
 
-    With `clip_value`, the larger of that and the loss at values held within clip_value of `mb_values`, the ones at sampling
-    time, counts (as in the PPO authors' code).
+    `values` are the current ones at the positions where the generated tokens were chosen; mb_returns is data: no gradient
+    reaches it. With `clip_value`, the larger of that and the loss at values held within clip_value of `mb_values`, the ones
+    at sampling time, counts for each token (as in the PPO authors' code).
     """
-    loss = (hide(values, mask) - hide(mb_returns, mask)).square()
+    values, returns = hide(values, mask), hide(mb_returns.detach(), mask)
+    loss = (values - returns).square()
     if clip_value is not None:
         if mb_values is None:
             raise InputError(f"clip_value={clip_value} needs mb_values, the values at sampling time; pass mb_values=...")
-        old = hide(mb_values, mask)
-        held = old + (hide(values, mask) - old).clamp(-clip_value, clip_value)
-        loss = loss.maximum((held - hide(mb_returns, mask)).square())
+        old = hide(mb_values.detach(), mask)
+        held = old + (values - old).clamp(-clip_value, clip_value)
+        loss = loss.maximum((held - returns).square())
     return vf_coef * 0.5 * reduce_tokens(loss, gen_len, mask, reduction)
 
 
 def token_entropy(logits: Float[Tensor, "batch gen vocab"]) -> Float[Tensor, "batch gen"]:
-    """Entropy of each next-token distribution in nats."""
+    """Entropy of each next-token distribution over the vocabulary, -sum of p log p, in nats."""
     logprobs = logits.log_softmax(dim=-1)
     return -plogq(logprobs, logprobs)
 
@@ -122,7 +134,7 @@ def token_entropy(logits: Float[Tensor, "batch gen vocab"]) -> Float[Tensor, "ba
 def token_kl(
     logits: Float[Tensor, "batch gen vocab"], ref_logits: Float[Tensor, "batch gen vocab"]
 ) -> Float[Tensor, "batch gen"]:
-    """Exact KL(policy || reference) of each next-token distribution in nats."""
+    """Exact KL(policy || reference) of each next-token distribution, sum of p (log p - log p_ref), in nats."""
     logprobs, ref_logprobs = logits.log_softmax(dim=-1), ref_logits.log_softmax(dim=-1)
     return plogq(logprobs, logprobs) - plogq(logprobs, ref_logprobs)
 
@@ -144,7 +156,11 @@ def calc_entropy_bonus(
     mask: Mask = None,
     reduction: Reduction = "token",
 ) -> Float[Tensor, ""]:
-    """`ent_coef` times the mean entropy of the policy per generated token, in nats."""
+    """`ent_coef` times the mean entropy of the policy per generated token, in nats.
+
+    `logits` are those that chose the generated tokens. The entropy of a position is that of its whole next-token
+    distribution, not the negative log-probability of the token that was sampled.
+    """
     return ent_coef * reduce_tokens(token_entropy(logits), gen_len, mask, reduction)
 
 
@@ -157,7 +173,10 @@ def calc_kl_penalty(
     mask: Mask = None,
     reduction: Reduction = "token",
 ) -> Float[Tensor, ""]:
-    """`kl_coef` times the mean exact KL(policy || reference) per generated token, in nats (Ziegler et al. 2019, eq. 2)."""
+    """`kl_coef` times the mean exact KL(policy || reference) per generated token, in nats (Ziegler et al. 2019, eq. 2).
+
+    The sum over the vocabulary is weighted by the policy's probabilities. ref_logits is data: no gradient reaches it.
+    """
     return kl_coef * reduce_tokens(token_kl(logits, ref_logits.detach()), gen_len, mask, reduction)
 
 

@@ -17,7 +17,11 @@ def get_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.01,
 ) -> torch.optim.AdamW:
-    """AdamW that MAXIMISES, with one learning rate for the model (or its adapters) and one for the value head."""
+    """AdamW that MAXIMISES, with one learning rate for the model (or its adapters) and one for the value head.
+
+    Two parameter groups in this order: what the model trains apart from the head, at base_lr; the value head's parameters
+    (none without a head), at head_lr. Weight decay is torch's default for AdamW.
+    """
     groups = [
         {"params": model.get_base_model_trainable_params(), "lr": base_lr},
         {"params": model.get_value_head_params(), "lr": head_lr},
@@ -26,9 +30,10 @@ def get_optimizer(
 
 
 def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
-    """Share of the peak learning rate in a phase: linear warm-up that starts above 0, then decay to `final_scale`.
+    """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
 
-    The peak is reached in phase `warmup_steps`, and `final_scale` in the last.
+    Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
+    `final_scale`, as has any later one; between them the share falls linearly, or by half a cosine wave with `lr_decay` cosine.
     """
     if phase < args.warmup_steps:
         return (phase + 1) / (args.warmup_steps + 1)

@@ -50,22 +50,43 @@ class Rollout:
         return self.mask.sum(dim=1)
 
 
+def keep_top_k(logits: Float[Tensor, "batch vocab"], top_k: int) -> Float[Tensor, "batch vocab"]:
+    """Logits with -inf in place of all but the `top_k` largest of each row; the others as they are, not renormalised.
+
+    A `top_k` of vocab or more keeps everything. Tokens tied with the last one that stays, stay too.
+    """
+    if top_k >= logits.shape[-1]:
+        return logits
+    smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < smallest_kept, -float("inf"))
+
+
+def keep_top_p(logits: Float[Tensor, "batch vocab"], top_p: float) -> Float[Tensor, "batch vocab"]:
+    """Logits with -inf outside each row's nucleus: the smallest set of likeliest tokens that holds probability `top_p`.
+
+    Probabilities are softmax(logits). The token with which the sum reaches `top_p` belongs to the set, so the likeliest token
+    always stays. A `top_p` of 1 keeps everything (Holtzman et al. 2020, section 3.1).
+    """
+    if top_p >= 1:
+        return logits
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probs = ordered.softmax(dim=-1)
+    before = probs.cumsum(dim=-1) - probs  # what the likelier tokens hold together
+    outside = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
+    return logits.masked_fill(outside, -float("inf"))
+
+
 def truncate_logits(
     logits: Float[Tensor, "batch vocab"], top_k: int | None = None, top_p: float | None = None
 ) -> Float[Tensor, "batch vocab"]:
-    """Logits with -inf outside the k likeliest tokens and outside the smallest set that holds probability top_p.
+    """Logits after keep_top_k and then keep_top_p, each where it is given; without both the logits as they are.
 
-    The likeliest token always stays (Holtzman et al. 2020 for top-p).
+    Top-p thus takes its probabilities after top-k, as softmax of what that left.
     """
-    if top_k is not None and top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -float("inf"))
-    if top_p is not None and top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probs = ordered.softmax(dim=-1)
-        before = probs.cumsum(dim=-1) - probs
-        outside = torch.zeros_like(before, dtype=torch.bool).scatter(1, order, before >= top_p)
-        logits = logits.masked_fill(outside, -float("inf"))
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None:
+        logits = keep_top_p(logits, top_p)
     return logits
 
 
@@ -76,9 +97,12 @@ def sample_tokens(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Int[Tensor, " batch"], Float[Tensor, " batch"], Float[Tensor, " batch"]]:
-    """One token each, its log-probability under softmax(logits / temperature), and the one after truncation.
+    """One token for each row: (tokens, their log-probabilities under the policy, and under what was sampled from).
 
-    Temperature 0 takes the likeliest token; its log-probabilities are then those at temperature 1.
+    The policy is softmax(logits / temperature). `top_k` and `top_p`, where given, then cut that distribution (see
+    truncate_logits) and what is left is renormalised; the token is drawn from the result, with `generator` as the source of
+    randomness (None: torch's global one). Temperature 0 takes the likeliest token; its log-probabilities are then those at
+    temperature 1. All is computed in float32.
     """
     logits = logits.float()
     scaled = logits / temperature if temperature > 0 else logits
@@ -86,13 +110,13 @@ def sample_tokens(
     truncated = truncate_logits(scaled, top_k, top_p).log_softmax(dim=-1) if top_k or top_p else logprobs
     if temperature == 0:
         tokens = logits.argmax(dim=-1)
-        return tokens, take(logprobs, tokens), take(truncated, tokens)
-    tokens = torch.multinomial(truncated.exp(), 1, generator=generator).squeeze(1)
+    else:
+        tokens = torch.multinomial(truncated.exp(), 1, generator=generator).squeeze(1)
     return tokens, take(logprobs, tokens), take(truncated, tokens)
 
 
 def take(logprobs: Float[Tensor, "*batch vocab"], tokens: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """The entry of each token."""
+    """For each token id, the entry of that id in the last axis: result[i, t] = logprobs[i, t, tokens[i, t]]."""
     return logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
@@ -103,10 +127,11 @@ def get_logprobs(
     *,
     temperature: float = 1.0,
 ) -> Float[Tensor, "batch gen"]:
-    """Log-probabilities of tokens given what stands before them, in nats.
+    """Log-probabilities of tokens given what stands before them, in nats, under softmax(logits / temperature).
 
-    The logits at one position predict the next, so token prefix_len is scored by the logits at prefix_len - 1.
-    `prefix_len` None scores every token but the first: [batch seq-1]. `temperature` must be the one of sampling.
+    The logits at one position predict the next, so token prefix_len is scored by the logits at prefix_len - 1, and the last
+    position's logits score nothing. `prefix_len` is the number of tokens that are given, not scored: the result is
+    [batch seq-prefix_len]. None scores every token but the first: [batch seq-1]. `temperature` must be the one of sampling.
     """
     first = 1 if prefix_len is None else prefix_len
     return take((logits[:, first - 1 : -1].float() / temperature).log_softmax(dim=-1), tokens[:, first:])
@@ -120,11 +145,18 @@ class Decoder:
     """
 
     def __init__(self, model: nn.Module, attention_mask: Int[Tensor, "batch prefix"]):
+        """`model` is the Hugging Face model; `attention_mask` is 0 on the prompts' left padding, 1 elsewhere."""
         self.model, self.attention_mask, self.cache = model, attention_mask, None
         self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def __call__(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
-        """Logits after the last of `ids`: the prompts at first, then one token a call."""
+        """Logits of the token after the last of `ids`: the first call gets the prompts, each later one the newest tokens alone.
+
+        `self.attention_mask` [batch, all tokens so far] covers `ids` when the call begins, and one token more when it ends;
+        `self.cache` is None at first and then holds the model's keys and values of all tokens so far. A token's position
+        counts the real tokens before it in its row; padding has position 0. `position_ids` go to the model only where
+        `self.takes_positions`.
+        """
         options: dict[str, Any] = {}
         if self.takes_positions:
             positions = (self.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
@@ -161,7 +193,13 @@ def decode(
     pad_id: int,
     **sampling: Any,
 ) -> Decoded:
-    """The sampling loop: gen_len tokens, or until every sequence has met one of `end_ids`; then `pad_id` fills up."""
+    """The sampling loop: `gen_len` tokens for every sequence, or fewer once it has met one of `end_ids`.
+
+    `decoder(ids)` gives next-token logits: it is called with the prompts first, then with the newest tokens [batch 1] alone,
+    and no more once every sequence has ended. `sampling` are the keyword arguments of sample_tokens. The end token itself is
+    real: mask 1, its own log-probabilities. After it, tokens are `pad_id`, and mask and log-probabilities 0. End tokens within
+    the prompts end nothing.
+    """
     batch = len(ids)
     tokens = ids.new_full((batch, gen_len), pad_id)
     mask, logprobs, sampler_logprobs = torch.zeros(3, batch, gen_len, device=ids.device)
@@ -274,8 +312,9 @@ def get_samples(
 ) -> tuple[Int[Tensor, "batch seq"], list[str]]:
     """`batch_size` continuations of a prompt: whole token sequences, and whole texts with the prompt included.
 
-    Of a list, each prompt gets `batch_size` in a row; shorter ones are padded on the left. Exactly `gen_len` tokens each,
-    whatever end-of-sequence says, unless `stop_at_eos`. `verbose` prints them.
+    `model` is a policy, which is sampled with its adapters, or a bare TransformerBridge. Exactly `gen_len` tokens each,
+    whatever end-of-sequence says, unless `stop_at_eos`. The beginning-of-sequence token goes first if `prepend_bos`. Of a list,
+    each prompt gets `batch_size` in a row; shorter ones are padded on the left. `verbose` prints the texts.
     """
     prompts = [text for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(batch_size)]
     sampled = rollout(

@@ -1,10 +1,11 @@
-# Rendered by `rlhf course render`; fingerprint 8c8257bfc5ff
+# Rendered by `rlhf course render`; fingerprint ccb97dcafb27
 """Solutions of chapters/4_grpo.md. GRPO on word problems: reasoning emerges while one watches.
 
 Run it with `python -m solutions.grpo`.
 """
 
 import sys
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ from rlhf_lib.objectives import (
     reduce_tokens,
 )
 from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.rewards import reward_fn_char_count
 from rlhf_lib.rollouts import get_logprobs
 from rlhf_lib.trainers.ppo import LoraTrainer
 
@@ -193,8 +195,13 @@ class GrpoTrainer(LoraTrainer):
 
 
 def main() -> None:
-    """Train the bundled model on word problems, and show accuracy before and after; --help lists the options."""
-    args = parse(GrpoArgs, sys.argv[1:], "python -m solutions.grpo", recipe(GrpoArgs, "grpo-pocket"))
+    """Train the bundled model on word problems, and show accuracy before and after.
+
+    Options are those of GrpoArgs (--help); with --task None the prompt is a fixed prefix and the reward counts full stops.
+    """
+    args = parse(GrpoArgs, sys.argv[1:], "grpo", recipe(GrpoArgs, "grpo-pocket"))
+    if args.task is None:
+        args = replace(args, reward_fn=reward_fn_char_count)
     GrpoTrainer(args).train()
 
 

@@ -17,19 +17,26 @@ from torch import Tensor, nn
 from rlhf_lib.args import LORA_MAPS, InputError
 
 
-class Lora(nn.Module):
-    """One adapter: A [d_in rank] starts as torch's linear layers do, B [rank d_out] at zero, so that it starts as nothing.
+def require_rank(rank: int, d_in: int, d_out: int) -> None:
+    """Raise InputError for a rank below 1 or above the smaller side of the map."""
+    if not 1 <= rank <= min(d_in, d_out):
+        raise InputError(f"lora rank={rank} does not fit a map of {d_in} x {d_out}; choose a rank from 1 to {min(d_in, d_out)}")
 
-    Raises:
-        InputError: rank below 1 or above the smaller side of the map.
-    """
+
+class Lora(nn.Module):
+    """One low-rank adapter, x -> (alpha / rank) x A B, for a linear map from d_in to d_out (Hu et al. 2021, section 4.1)."""
 
     def __init__(self, d_in: int, d_out: int, rank: int = 4, alpha: float = 32.0):
+        """Make the trained parameters A [d_in rank] and B [rank d_out], and keep `rank` and `alpha` as attributes.
+
+        A starts as the weight of torch's Linear(d_in, ...) does: Kaiming-uniform with a = sqrt(5) and fan-in d_in, which is
+        uniform between -1/sqrt(d_in) and 1/sqrt(d_in). B starts at zero, so that a new adapter adds nothing.
+
+        Raises:
+            InputError: rank below 1 or above the smaller side of the map (`require_rank` does it).
+        """
         super().__init__()
-        if not 1 <= rank <= min(d_in, d_out):
-            raise InputError(
-                f"lora rank={rank} does not fit a map of {d_in} x {d_out}; choose a rank from 1 to {min(d_in, d_out)}"
-            )
+        require_rank(rank, d_in, d_out)
         self.rank, self.alpha = rank, alpha
         self.A = nn.Parameter(torch.empty(d_in, rank))
         self.B = nn.Parameter(torch.zeros(rank, d_out))
@@ -37,15 +44,18 @@ class Lora(nn.Module):
 
     @property
     def scale(self) -> float:
-        """What the low-rank product is multiplied by."""
+        """What the low-rank product is multiplied by: alpha / rank."""
         return self.alpha / self.rank
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """The adapter's contribution, computed in float32 and returned in x's dtype."""
+        """The adapter's contribution, scale * (x A) B; without x itself and without the map's own output.
+
+        It is computed in the adapter's dtype (float32), whatever x's is, and returned in x's dtype.
+        """
         return (self.scale * (x.to(self.A.dtype) @ self.A @ self.B)).to(x.dtype)
 
     def delta(self) -> Float[Tensor, "d_in d_out"]:
-        """The matrix that merging adds to the map, for outputs computed as x @ weight."""
+        """The matrix that merging adds to the map, for outputs computed as x @ weight; forward(x) equals x @ delta()."""
         return self.scale * (self.A @ self.B)
 
 
@@ -117,12 +127,22 @@ class LoraHooks(nn.Module):
 
     @property
     def fwd_hooks(self) -> list[tuple[str, Callable]]:
-        """Pairs (hook name, function) that add every adapter's contribution to a forward pass."""
+        """Pairs (hook name, function) that add every adapter's contribution to a forward pass: two for each of `maps`.
+
+        The adapter of a map `m` is `self.adapters[m.key]`; `adapter_hooks` makes the pairs of one.
+        """
         return [hook for m in self.maps for hook in adapter_hooks(m, self.adapters[m.key])]
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Inside, the base weights include the adapters; afterwards they are as before, bit for bit, whatever happened."""
+        """Inside, the base weights include the adapters; afterwards they are as before, bit for bit, whatever happened.
+
+        Adds `delta()` of every map's adapter to `m.weight` in place: as it is where `m.is_transposed` (GPT-2's Conv1D stores
+        [d_in d_out]), otherwise transposed. `is_merged` is True inside and False outside. The adapters stay as they are.
+
+        Raises:
+            RuntimeError: the adapters are merged already.
+        """
         if self.is_merged:
             raise RuntimeError("the adapters are merged already; leave the enclosing `with model.merged():` first")
         saved = [m.weight.detach().clone() for m in self.maps]
@@ -141,9 +161,12 @@ class LoraHooks(nn.Module):
 
 
 def adapter_hooks(adapted: AdaptedMap, adapter: Lora) -> list[tuple[str, Callable]]:
-    """The two hooks of one adapter: one remembers the map's input, the other adds to its output.
+    """The two hooks of one adapter as pairs (hook name, function): remember the map's input, add to the map's output.
 
-    Inputs and outputs may be split into heads; the adapter sees and returns [batch seq width].
+    The names are `adapted.bridge_name` + ".hook_in" and ".hook_out". A function is called as function(activation, hook) in
+    every forward pass; what it returns replaces the activation, unless that is None. Activations are [batch seq width], or
+    split into heads [batch seq heads d_head]; the adapter sees and returns [batch seq width]. Nothing of a pass is kept
+    after it.
     """
     seen = {}
 

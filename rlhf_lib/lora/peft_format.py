@@ -6,6 +6,7 @@ matrix. The scale must stay alpha / r, so the fused map's alpha is written as 3 
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,16 @@ def target_name(path: str) -> str:
     return ".".join(path.split(".")[-2:])
 
 
-def fuse(hooks: LoraHooks, names: PeftNames, block: int, d_head: int) -> tuple[Tensor, Tensor]:
-    """A [d_in 3r] and B [3r 3 d_out] of a fused map; a map without adapter contributes zeros."""
-    present = {m.map_name: m for m in hooks.maps if m.block == block and m.map_name in FUSED}
-    a_model = next(iter(present.values()))
-    d_in, d_out = a_model.shape
-    blank = torch.zeros(d_in, hooks.rank), torch.zeros(hooks.rank, d_out)
-    pairs = [
-        (hooks.adapters[present[name].key].A, hooks.adapters[present[name].key].B) if name in present else blank
-        for name in FUSED
-    ]
+def fuse(adapters: nn.ModuleDict, adapted: AdaptedMap, names: PeftNames) -> tuple[Tensor, Tensor]:
+    """A [d_in 3r] and B [3r 3 d_out] of the fused map that a map is part of; q, k or v without adapter contributes zeros."""
+    (d_in, d_out), rank = adapted.shape, adapters[adapted.key].rank
+    blank = torch.zeros(d_in, rank), torch.zeros(rank, d_out)
+    keys = [replace(adapted, map_name=name).key for name in FUSED]
+    pairs = [(adapters[key].A, adapters[key].B) if key in adapters else blank for key in keys]
     A = torch.cat([a.detach().cpu() for a, _ in pairs], dim=1)
     B = torch.block_diag(*[b.detach().cpu() for _, b in pairs])
-    if names.interleaves(a_model):
-        B = rearrange(B, "r (three heads d_head) -> r (heads three d_head)", three=3, d_head=d_head)
+    if names.interleaves(adapted):
+        B = rearrange(B, "r (three heads d_head) -> r (heads three d_head)", three=3, d_head=names.bridge.cfg.d_head)
     return A, B
 
 
@@ -87,22 +84,27 @@ def split(A: Tensor, B: Tensor, interleaved: bool, d_head: int, source: Path) ->
     return {name: (A[:, i * rank : (i + 1) * rank], blocks[i]) for i, name in enumerate(FUSED)}
 
 
-def save_adapter(hooks: LoraHooks, names: PeftNames, directory: Path, base_model: str) -> Path:
-    """Write adapter_model.safetensors and adapter_config.json; returns the directory."""
-    tensors, targets, fused_targets = {}, [], []
-    d_head = names.bridge.cfg.d_head
+@torch.no_grad()
+def peft_tensors(hooks: LoraHooks, names: PeftNames) -> dict[str, Tensor]:
+    """All adapters by PEFT's names, as PEFT stores them: contiguous, on the CPU, without the scale.
+
+    The map at Hugging Face path P (`names.path(m)`) has two tensors: base_model.model.P.lora_A.weight = A^T [rank d_in] and
+    base_model.model.P.lora_B.weight = B^T [d_out rank]. Where `names.is_fused(m)`, A and B are those of the fused map that m
+    is part of, which `fuse(hooks.adapters, m, names)` gives. The scale alpha / rank stands in PEFT's configuration instead.
+    """
+    tensors = {}
     for m in hooks.maps:
-        path = names.path(m)
-        targets.append(target_name(path))
-        if names.is_fused(m):
-            fused_targets.append(target_name(path))
-            A, B = fuse(hooks, names, m.block, d_head)
-        else:
-            A, B = hooks.adapters[m.key].A.detach().cpu(), hooks.adapters[m.key].B.detach().cpu()
-        tensors[f"base_model.model.{path}.lora_A.weight"] = A.T.contiguous()
-        tensors[f"base_model.model.{path}.lora_B.weight"] = B.T.contiguous()
-    fused_targets = sorted(set(fused_targets))
-    config = {
+        adapter = hooks.adapters[m.key]
+        A, B = fuse(hooks.adapters, m, names) if names.is_fused(m) else (adapter.A, adapter.B)
+        tensors[f"base_model.model.{names.path(m)}.lora_A.weight"] = A.T.cpu().contiguous()
+        tensors[f"base_model.model.{names.path(m)}.lora_B.weight"] = B.T.cpu().contiguous()
+    return tensors
+
+
+def peft_config(hooks: LoraHooks, names: PeftNames, base_model: str) -> dict[str, Any]:
+    """What adapter_config.json holds: rank, alpha and the adapted maps, with rank and alpha times 3 for fused ones."""
+    fused_targets = sorted({target_name(names.path(m)) for m in hooks.maps if names.is_fused(m)})
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
@@ -111,15 +113,19 @@ def save_adapter(hooks: LoraHooks, names: PeftNames, directory: Path, base_model
         "lora_alpha": hooks.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(set(targets)),
+        "target_modules": sorted({target_name(names.path(m)) for m in hooks.maps}),
         "fan_in_fan_out": any(m.is_transposed or (names.is_fused(m) and not names.interleaves(m)) for m in hooks.maps),
         "rank_pattern": {name: 3 * hooks.rank for name in fused_targets},
         "alpha_pattern": {name: 3 * hooks.alpha for name in fused_targets},
     }
+
+
+def save_adapter(hooks: LoraHooks, names: PeftNames, directory: Path, base_model: str) -> Path:
+    """Write adapter_model.safetensors and adapter_config.json; returns the directory."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-    (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    save_file(peft_tensors(hooks, names), directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / CONFIG).write_text(json.dumps(peft_config(hooks, names, base_model), indent=2) + "\n")
     return directory
 
 

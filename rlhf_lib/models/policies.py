@@ -19,10 +19,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lib.args import LORA_MAPS, InputError
-from rlhf_lib.lora import LoraHooks, PeftNames, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.lora.adapter import LoraHooks
+from rlhf_lib.lora.peft_format import PeftNames, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.models import loading
 
 HEAD_FILE = "value_head.safetensors"
+
+
+def forward_with_hooks(
+    bridge: nn.Module,
+    fwd_hooks: list[tuple[str, Callable]],
+    ids: Int[Tensor, "batch seq"],
+    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    *,
+    logits_to_keep: int | None = None,
+) -> Float[Tensor, "batch kept vocab"]:
+    """Logits, in float32, of one pass of a TransformerBridge with hooks that last no longer than the pass, even if it fails.
+
+    Args:
+        bridge: called as bridge(ids, attention_mask=..., logits_to_keep=...); hooks that it has already stay as they are.
+        fwd_hooks: pairs (hook name, function(activation, hook)).
+        ids: token ids, padded on the left.
+        attention_mask: 1 on tokens and 0 on padding; None where there is no padding.
+        logits_to_keep: compute the logits of the last so many positions only; None: of all.
+    """
+    options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
+    with bridge.hooks(fwd_hooks=fwd_hooks):
+        return bridge(ids, attention_mask=attention_mask, **options).float()
 
 
 class BridgedTransformer(nn.Module):
@@ -83,8 +106,7 @@ class BridgedTransformer(nn.Module):
     ) -> Float[Tensor, "batch kept vocab"]:
         """Logits of the plain base model in float32; `logits_to_keep` asks for the last so many positions only."""
         self.refuse_if_merged("the plain call")
-        options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
-        return self.base_model(ids, attention_mask=attention_mask, **options).float()
+        return forward_with_hooks(self.base_model, [], ids, attention_mask, logits_to_keep=logits_to_keep)
 
     def forward_with_value_head(
         self,
@@ -94,8 +116,8 @@ class BridgedTransformer(nn.Module):
         logits_to_keep: int | None = None,
     ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
         """Logits of the policy and the value of every position (None without a head), from one pass; no hook remains."""
-        with self.base_model.hooks(fwd_hooks=self.fwd_hooks):
-            logits = self(ids, attention_mask, logits_to_keep=logits_to_keep)
+        self.refuse_if_merged("forward_with_value_head")
+        logits = forward_with_hooks(self.base_model, self.fwd_hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
         return logits, self.values_of_pass()
 
     def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
@@ -177,13 +199,22 @@ class WithValueHead(BridgedTransformer):
     value_head_output: Tensor | None = None
 
     def add_value_head(self) -> None:
-        """d -> 4d -> 1 with a ReLU, in float32."""
+        """Make `self.value_head`: an nn.Sequential of a linear map d_model -> 4 d_model, a ReLU, and a linear map to 1.
+
+        Its weights are float32, whatever the base model's dtype, and live on the base model's device.
+        """
         width = self.cfg.d_model
         self.value_head = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, 1)).to(self.device)
 
     @property
     def value_head_hook(self) -> tuple[str, Callable]:
-        """Hook name and function that put the values of a pass into `value_head_output` [batch seq 1]."""
+        """The pair (hook name, hook function) that reads the values off a forward pass.
+
+        The hook's place is the final norm's output, ln_final.hook_out [batch seq d_model]: what the unembedding reads too.
+        The function stores the head's output [batch seq 1] in `self.value_head_output`. The activation enters the head in
+        float32 and with its graph, so that the value loss trains the trunk as well. The function returns None, since
+        whatever else a hook returns takes the activation's place.
+        """
 
         def read_values(resid: Float[Tensor, "batch seq d_model"], hook: Any) -> None:
             self.value_head_output = self.value_head(resid.float())
@@ -230,6 +261,7 @@ class TransformerWithValueHead(WithValueHead):
     """Full fine-tuning with a value head: every weight is trained, and the reference policy is a `frozen_copy()`."""
 
     def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
+        """Load the base model as every policy does, then add the value head."""
         super().__init__(base_model, device=device, dtype=dtype)
         self.add_value_head()
 
@@ -242,13 +274,7 @@ class TransformerWithValueHead(WithValueHead):
 
 
 class TransformerWithLora(BridgedTransformer):
-    """A frozen base model with trained low-rank adapters; `model(ids)` is the reference policy.
-
-    Args:
-        base_model: "pocket", a Hugging Face name, or a local directory.
-        lora_alpha, rank: of every adapter; its output is scaled by lora_alpha / rank.
-        maps: which linear maps get one, of args.LORA_MAPS.
-    """
+    """A frozen base model with trained low-rank adapters; `model(ids)` is the reference policy."""
 
     def __init__(
         self,
@@ -260,6 +286,15 @@ class TransformerWithLora(BridgedTransformer):
         device: str = "auto",
         dtype: str = "float32",
     ):
+        """Load the base model, freeze all of its parameters, and make `self.lora`, the LoraHooks of its adapters.
+
+        Args:
+            base_model: "pocket", a Hugging Face name, or a local directory.
+            lora_alpha, rank: of every adapter; its output is scaled by lora_alpha / rank.
+            maps: which linear maps get one, of args.LORA_MAPS.
+            device: auto, cpu, cuda, cuda:N or mps.
+            dtype: float32 or bfloat16, of the base model; adapters are float32.
+        """
         super().__init__(base_model, device=device, dtype=dtype)
         self.base_model.requires_grad_(False)
         self.lora = LoraHooks(self.base_model, rank, lora_alpha, maps)
@@ -271,7 +306,7 @@ class TransformerWithLora(BridgedTransformer):
 
     @property
     def fwd_hooks(self) -> list[tuple[str, Callable]]:
-        """The hooks that turn the base model into the policy."""
+        """The hooks that turn the base model into the policy: those of the class above, and the adapters'."""
         return [*super().fwd_hooks, *self.lora_fwd_hooks]
 
     def lora_params(self) -> list[nn.Parameter]:
@@ -279,7 +314,7 @@ class TransformerWithLora(BridgedTransformer):
         return list(self.lora.parameters())
 
     def get_base_model_trainable_params(self) -> list[nn.Parameter]:
-        """What is trained apart from the value head: the adapters."""
+        """What is trained apart from the value head: the adapters' parameters."""
         return self.lora_params()
 
     @contextmanager
@@ -339,6 +374,7 @@ class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
         device: str = "auto",
         dtype: str = "float32",
     ):
+        """The same as TransformerWithLora's, then `self.value_head`: made by `add_value_head`, or None if left out."""
         super().__init__(base_model, lora_alpha, rank, maps=maps, device=device, dtype=dtype)
         self.value_head = None
         if use_value_head:

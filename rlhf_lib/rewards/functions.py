@@ -17,7 +17,7 @@ from rlhf_lib.rewards.answers import answers_match
 
 
 def reward_fn_char_count(generated_sample: list[str], char: str = ".") -> Float[Tensor, " batch"]:
-    """How often `char` occurs in each sample."""
+    """How often the character `char` occurs in each sample, as a float: one reward a sample, in their order."""
     return torch.tensor([float(sample.count(char)) for sample in generated_sample])
 
 

@@ -119,7 +119,12 @@ class RLHFTrainer:
         return rewards
 
     def rollout_phase(self) -> ReplayMemory:
-        """Sample completions, reward them, and turn that into a memory to learn from."""
+        """Sample completions, reward them, and turn that into a memory to learn from.
+
+        Rewards are whitened over the batch if args.normalize_reward. One pass of the policy, without gradients, gives logits
+        and values [batch seq], one of the reference its logits. Logits score the sampled tokens at args.temperature;
+        `compute_gae` makes advantages of rewards and values. The memory keeps the rollout's masks. Logging is optional.
+        """
         args = self.args
         sampled, rewards = self.sample_and_score()
         if args.normalize_reward:
@@ -147,9 +152,12 @@ class RLHFTrainer:
         return memory
 
     def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
-        """Clipped surrogate - value loss + entropy bonus - KL penalty, to be maximised."""
-        args, mask = self.args, minibatch.mask
-        shared = {"gen_len": args.gen_len, "mask": mask, "reduction": args.reduction}
+        """Clipped surrogate - value loss + entropy bonus - KL penalty, to be maximised.
+
+        One pass gives the current logits and values; entropy and KL are of softmax(logits / args.temperature).
+        """
+        args = self.args
+        shared = {"gen_len": args.gen_len, "mask": minibatch.mask, "reduction": args.reduction}
         generated = slice(-args.gen_len - 1, -1)
         logits, values = self.model.forward_with_value_head(
             minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
@@ -202,7 +210,11 @@ class RLHFTrainer:
         self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, minibatch.mask))
 
     def learning_phase(self, memory: ReplayMemory) -> float:
-        """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective."""
+        """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective.
+
+        An update: clear the gradients, compute the objective and its gradient, scale the gradient down to args.max_grad_norm
+        (L2 over everything trained) where it is longer, let the optimiser step uphill, and count it in `self.step`.
+        """
         objectives = []
         with self.metrics.timed("train"):
             for minibatch in memory.get_minibatches():

@@ -115,7 +115,9 @@ class RLHFTrainer:
             logits, values = self.model.forward_with_value_head(sample_ids)
             ref_logits = self.ref_model(sample_ids)
         logprobs = get_logprobs(logits, sample_ids, self.prefix_len)
-        rewards = normalize_reward(self.args.reward_fn(samples))
+        rewards = self.args.reward_fn(samples)
+        if self.args.normalize_reward:
+            rewards = normalize_reward(rewards)
         advantages = compute_advantages(values, rewards, self.prefix_len)
         return ReplayMemory(self.args, sample_ids, logprobs, advantages, values, ref_logits)
 

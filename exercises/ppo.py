@@ -1,0 +1,542 @@
+# Rendered by `rlhf course render`; fingerprint 75ca51b57d8e
+"""Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
+
+Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
+`rlhf course hint NAME`, and see your own code at work with `python -m exercises.ppo`.
+"""
+
+import copy
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import einops
+import numpy as np
+import torch
+import torch as t
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from rlhf_lib.advantages import (
+    centre_per_group,
+    compute_group_advantages,
+    compute_leave_one_out,
+    compute_process_advantages,
+    last_real_token,
+    normalize_reward,
+    real_tokens,
+)
+from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs
+from rlhf_lib.course import NotAttempted
+from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.lora import Lora, LoraHooks
+from rlhf_lib.memory import ReplayMinibatch
+from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
+from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
+from rlhf_lib.objectives import Mask, Reduction, calc_kl_estimate_penalty, hide, plogq, whiten
+from rlhf_lib.optim import get_optimizer_and_scheduler
+from rlhf_lib.recipes import parse
+from rlhf_lib.rewards import answers_match, correctness_reward, reward_fn_char_count, score
+from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
+from rlhf_lib.runs import PhaseMetrics, Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.tasks import PocketTask, Prompts, Task, make_task
+from rlhf_lib.trainers import GrpoTrainer, LoraTrainer
+from rlhf_lib.trainers.ppo import TrainingDiverged
+
+try:
+    import wandb
+except ImportError:
+    wandb = None
+
+device = t.device("cuda" if t.cuda.is_available() else "cpu")
+
+
+class WithValueHead(BridgedTransformer):
+    """Adds a value head: an MLP read by a hook off the final norm's output, so that logits and values come of one pass."""
+
+    value_head_output: Tensor | None = None
+
+    def add_value_head(self) -> None:
+        """Make `self.value_head`: an nn.Sequential of a linear map d_model -> 4 d_model, a ReLU, and a linear map to 1.
+
+        Its weights are float32, whatever the base model's dtype, and live on the base model's device.
+        """
+        raise NotAttempted("value_head", "chapters/2_ppo.md, exercise 2.1")
+
+    @property
+    def value_head_hook(self) -> tuple[str, Callable]:
+        """The pair (hook name, hook function) that reads the values off a forward pass.
+
+        The hook's place is the final norm's output, ln_final.hook_out [batch seq d_model]: what the unembedding reads too.
+        The function stores the head's output [batch seq 1] in `self.value_head_output`. The activation enters the head in
+        float32 and with its graph, so that the value loss trains the trunk as well. The function returns None, since
+        whatever else a hook returns takes the activation's place.
+        """
+        raise NotAttempted("value_head", "chapters/2_ppo.md, exercise 2.1")
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The policy's hooks, and the value head's."""
+        return [*super().fwd_hooks, *([self.value_head_hook] if self.value_head is not None else [])]
+
+    def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
+        """The values that the last pass with hooks gave; None without a head."""
+        return None if self.value_head is None else self.value_head_output.squeeze(-1)
+
+    def get_value_head_params(self) -> list[nn.Parameter]:
+        """The value head's parameters; empty without one."""
+        return [] if self.value_head is None else list(self.value_head.parameters())
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """All modules that training changes, the head included."""
+        head = {} if self.value_head is None else {"value_head": self.value_head}
+        return {**super().trained_parts(), **head}
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write the policy, and the value head beside it."""
+        directory = super().save_pretrained(directory)
+        if self.value_head is not None:
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in self.value_head.state_dict().items()}, directory / HEAD_FILE
+            )
+        return directory
+
+    def load_value_head(self, directory: str | os.PathLike) -> None:
+        """Fill the value head from a directory that save_pretrained wrote."""
+        file = Path(directory) / HEAD_FILE
+        try:
+            self.value_head.load_state_dict(load_file(file))
+        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+            raise InputError(f"{file} cannot be used ({str(error).splitlines()[0]}); save the model again") from None
+
+
+class TransformerWithValueHead(WithValueHead):
+    """Full fine-tuning with a value head: every weight is trained, and the reference policy is a `frozen_copy()`."""
+
+    def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
+        """Load the base model as every policy does, then add the value head."""
+        raise NotAttempted("value_head", "chapters/2_ppo.md, exercise 2.1")
+
+    def frozen_copy(self) -> "TransformerWithValueHead":
+        """The model as it is now, in eval mode and without gradients: the reference policy."""
+        with torch.no_grad():
+            self.base_model(torch.zeros(1, 1, dtype=torch.long, device=self.device))  # settles views that deepcopy refuses
+        self.value_head_output = None
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+
+def compute_advantages(
+    values: Float[Tensor, "batch seq"], rewards: Float[Tensor, " batch"], prefix_len: int, *, mask: Mask = None
+) -> Float[Tensor, "batch gen"]:
+    """One-step temporal difference: V_{t+1} - V_t, and at the last real token reward - V_t (Sutton & Barto 2018, eq. 6.5).
+
+    The value V_t of the generated token at position t is values[:, t - 1], given where that token was chosen: the first
+    generated token, at position prefix_len, has values[:, prefix_len - 1]. Positions after the last real token get 0.
+    """
+    raise NotAttempted("compute_advantages", "chapters/2_ppo.md, exercise 2.2")
+
+
+def compute_gae(
+    values: Float[Tensor, "batch seq"],
+    rewards: Float[Tensor, " batch"] | Float[Tensor, "batch gen"],
+    prefix_len: int,
+    *,
+    gamma: float = 1.0,
+    gae_lambda: float = 0.95,
+    dones: Float[Tensor, "batch gen"] | None = None,
+    group_ids: Int[Tensor, " batch"] | None = None,
+    mask: Mask = None,
+) -> Float[Tensor, "batch gen"]:
+    """Generalised advantage estimation, A_t = delta_t + gamma lambda A_{t+1} (Schulman et al. 2016, eq. 16).
+
+    delta_t = r_t + gamma V_{t+1} - V_t. `rewards` is one number a completion, paid at its last real token, or one a token.
+    `dones` is 1 on tokens after which an episode is over, so that neither V nor A reaches back across them; the last real
+    token always is. V_t is values[:, t - 1], as in `compute_advantages`; positions after the last real token get 0.
+    gae_lambda 0 with gamma 1 is `compute_advantages`. `group_ids` names each completion's prompt: advantages are then
+    centred over the group's real tokens.
+    """
+    raise NotAttempted("compute_gae", "chapters/2_ppo.md, exercise 2.3")
+
+
+class ReplayMemory:
+    """One rollout phase's completions with all that the learning phase needs; everything lives on sample_ids' device.
+
+    Args:
+        args: batch_size, num_minibatches and batches_per_learning_phase are read.
+        sample_ids: whole sequences [batch seq].
+        logprobs: log-probabilities of the generated tokens under the policy that sampled them [batch gen].
+        advantages: [batch gen].
+        values: of every position [batch seq]; None without a critic. Returns are advantages plus the generated values.
+        ref_logits: the reference policy's [batch seq vocab], or its last gen + 1 positions; None with ref_logprobs instead.
+        mask: 1 on real generated tokens [batch gen]; None counts every generated token.
+        attention_mask: 0 on left padding [batch seq]; None: no padding.
+        ref_logprobs: the reference policy's log-probabilities of the generated tokens [batch gen].
+
+    Raises:
+        InputError: a tensor has another number of rows than args.batch_size.
+    """
+
+    def __init__(
+        self,
+        args: RLHFArgs,
+        sample_ids: Int[Tensor, "batch seq"],
+        logprobs: Float[Tensor, "batch gen"],
+        advantages: Float[Tensor, "batch gen"],
+        values: Float[Tensor, "batch seq"] | None,
+        ref_logits: Float[Tensor, "batch kept vocab"] | None,
+        *,
+        mask: Float[Tensor, "batch gen"] | None = None,
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        ref_logprobs: Float[Tensor, "batch gen"] | None = None,
+    ):
+        self.args = args
+        self.sample_ids = sample_ids
+        device = sample_ids.device
+        tensors = {
+            "logprobs": logprobs,
+            "advantages": advantages,
+            "values": values,
+            "ref_logits": ref_logits,
+            "mask": mask,
+            "attention_mask": attention_mask,
+            "ref_logprobs": ref_logprobs,
+        }
+        for name, tensor in {"sample_ids": sample_ids, **tensors}.items():
+            if tensor is not None and len(tensor) != args.batch_size:
+                raise InputError(
+                    f"{name} has {len(tensor)} rows but batch_size={args.batch_size}; "
+                    "a memory holds exactly the completions of one phase"
+                )
+            setattr(self, name, None if tensor is None else tensor.to(device))
+
+    @property
+    def gen_len(self) -> int:
+        """Number of generated positions."""
+        return self.logprobs.shape[1]
+
+    @property
+    def generated_values(self) -> Float[Tensor, "batch gen"] | None:
+        """The values at the positions where the generated tokens were chosen, the last gen + 1 but one; None without values."""
+        raise NotAttempted("returns", "chapters/2_ppo.md, exercise 2.4")
+
+    @property
+    def returns(self) -> Float[Tensor, "batch gen"] | None:
+        """What the value function is to predict: advantage plus generated value; None without values."""
+        raise NotAttempted("returns", "chapters/2_ppo.md, exercise 2.4")
+
+    def get_minibatches(self) -> list[ReplayMinibatch]:
+        """Every completion once a pass, in a fresh random order each of the `batches_per_learning_phase` passes.
+
+        A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
+        all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.
+        Rows are taken by index, never sliced: a slice of an inference-mode tensor cannot enter autograd.
+        """
+        raise NotAttempted("get_minibatches", "chapters/2_ppo.md, exercise 2.5")
+
+
+def calc_clipped_surrogate_objective(
+    logprobs: Float[Tensor, "batch gen"],
+    mb_logprobs: Float[Tensor, "batch gen"],
+    mb_advantages: Float[Tensor, "batch gen"],
+    clip_coef: float,
+    gen_len: int,
+    eps: float | None = None,
+    *,
+    clip_coef_high: float | None = None,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """PPO's clipped surrogate, mean of min(rho A, clip(rho, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
+
+    rho = exp(logprobs - mb_logprobs) for each sampled token: the current policy over the one that sampled. `eps` None takes
+    the advantages as they are; a number whitens them over the whole minibatch first: (A - mean) / (deviation + eps), with the
+    unbiased deviation. low is clip_coef; high is clip_coef_high, or clip_coef too if that is None. What the memory holds,
+    mb_logprobs and mb_advantages, is data: no gradient reaches it.
+    """
+    raise NotAttempted("calc_clipped_surrogate_objective", "chapters/2_ppo.md, exercise 2.6")
+
+
+def calc_value_function_loss(
+    values: Float[Tensor, "batch gen"],
+    mb_returns: Float[Tensor, "batch gen"],
+    vf_coef: float,
+    gen_len: int,
+    *,
+    mb_values: Float[Tensor, "batch gen"] | None = None,
+    clip_value: float | None = None,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """`vf_coef` times the mean of (values - returns)^2 / 2 (Schulman et al. 2017, eq. 9).
+
+    `values` are the current ones at the positions where the generated tokens were chosen; mb_returns is data: no gradient
+    reaches it. With `clip_value`, the larger of that and the loss at values held within clip_value of `mb_values`, the ones
+    at sampling time, counts for each token (as in the PPO authors' code).
+    """
+    raise NotAttempted("calc_value_function_loss", "chapters/2_ppo.md, exercise 2.7")
+
+
+def token_entropy(logits: Float[Tensor, "batch gen vocab"]) -> Float[Tensor, "batch gen"]:
+    """Entropy of each next-token distribution over the vocabulary, -sum of p log p, in nats."""
+    raise NotAttempted("calc_entropy_bonus", "chapters/2_ppo.md, exercise 2.8")
+
+
+def calc_entropy_bonus(
+    logits: Float[Tensor, "batch gen vocab"],
+    ent_coef: float,
+    gen_len: int,
+    *,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """`ent_coef` times the mean entropy of the policy per generated token, in nats.
+
+    `logits` are those that chose the generated tokens. The entropy of a position is that of its whole next-token
+    distribution, not the negative log-probability of the token that was sampled.
+    """
+    raise NotAttempted("calc_entropy_bonus", "chapters/2_ppo.md, exercise 2.8")
+
+
+def token_kl(
+    logits: Float[Tensor, "batch gen vocab"], ref_logits: Float[Tensor, "batch gen vocab"]
+) -> Float[Tensor, "batch gen"]:
+    """Exact KL(policy || reference) of each next-token distribution, sum of p (log p - log p_ref), in nats."""
+    raise NotAttempted("calc_kl_penalty", "chapters/2_ppo.md, exercise 2.9")
+
+
+def calc_kl_penalty(
+    logits: Float[Tensor, "batch gen vocab"],
+    ref_logits: Float[Tensor, "batch gen vocab"],
+    kl_coef: float,
+    gen_len: int,
+    *,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """`kl_coef` times the mean exact KL(policy || reference) per generated token, in nats (Ziegler et al. 2019, eq. 2).
+
+    The sum over the vocabulary is weighted by the policy's probabilities. ref_logits is data: no gradient reaches it.
+    """
+    raise NotAttempted("calc_kl_penalty", "chapters/2_ppo.md, exercise 2.9")
+
+
+def reduce_tokens(
+    values: Float[Tensor, "batch gen"], gen_len: int, mask: Mask = None, reduction: Reduction = "token"
+) -> Float[Tensor, ""]:
+    """One number from per-token values: token, sequence or constant averages, as the module's header defines them.
+
+        token      sum over real tokens / number of real tokens
+        sequence   mean over sequences of each sequence's token mean
+        constant   sum over real tokens / (batch x gen_len)
+
+    `mask` [batch gen] is 1 on real tokens; None: all are. Masked positions never matter, in value or gradient, whatever
+    stands there, infinities included: they are hidden, not multiplied by 0. Without real tokens a mean is 0. `gen_len` is
+    the cap on generated tokens; without a mask it must be the number of columns.
+
+    Raises:
+        InputError: no mask and another number of columns than gen_len, or an unknown reduction.
+    """
+    raise NotAttempted("reduce_tokens", "chapters/2_ppo.md, exercise 2.10")
+
+
+def get_optimizer(
+    model: Any,
+    base_lr: float,
+    head_lr: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+) -> torch.optim.AdamW:
+    """AdamW that MAXIMISES, with one learning rate for the model (or its adapters) and one for the value head.
+
+    Two parameter groups in this order: what the model trains apart from the head, at base_lr; the value head's parameters
+    (none without a head), at head_lr. Weight decay is torch's default for AdamW.
+    """
+    raise NotAttempted("get_optimizer", "chapters/2_ppo.md, exercise 2.12")
+
+
+def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
+    """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
+
+    Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
+    `final_scale`, as has any later one; between them the share falls linearly, or by half a cosine wave with `lr_decay` cosine.
+    """
+    raise NotAttempted("learning_rate_scale", "chapters/2_ppo.md, exercise 2.13")
+
+
+class RLHFTrainer:
+    """PPO with a value head, every weight trained; a frozen copy of the first model is the reference.
+
+    One phase: `rollout_phase` samples completions and fills a memory, `learning_phase` makes minibatch updates on it.
+    `train` repeats that and keeps the run's files. A subclass's __init__ needs to set only args, run_name, model,
+    ref_model, optimizer, scheduler and prefix_len.
+    """
+
+    name = "ppo"
+    step = 0
+    phase = 0
+    memory: ReplayMemory | None = None
+
+    def __init__(self, args: RLHFArgs):
+        torch.manual_seed(args.seed)
+        self.args = args
+        self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
+        self.model, self.ref_model = self.build_models()
+        self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
+        self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
+
+    def build_models(self) -> tuple[Any, Any]:
+        """The policy, and what is called for the reference policy's logits."""
+        args = self.args
+        model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
+        return model, model.frozen_copy()
+
+    @cached_property
+    def task(self) -> Task:
+        """Prompts and rewards."""
+        return make_task(self.args.task, self.args.prefix, self.args.reward_fn)
+
+    @cached_property
+    def metrics(self) -> PhaseMetrics:
+        """What this phase has logged so far."""
+        return PhaseMetrics()
+
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Prompts, completions and rewards of this phase, for the run's files."""
+        return []
+
+    def log(self, **values: float | Tensor | None) -> None:
+        """Log metrics of this phase by name; several observations of one are averaged."""
+        self.metrics.log(**values)
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """How often each prompt of a phase is repeated."""
+        return 1
+
+    def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
+        """Draw the phase's prompts, sample a completion for each, and reward it."""
+        args, group = self.args, self.completions_per_prompt
+        prompts = self.task.draw(args.batch_size // group, args.seed, self.phase).repeat(group)
+        with self.metrics.timed("generate"):
+            sampled = rollout(
+                self.model,
+                prompts.prompts,
+                args.gen_len,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                prepend_bos=args.prepend_bos,
+                stop_at_eos=self.task.stop_at_eos,
+            )
+        with self.metrics.timed("reward"):
+            rewards = self.score(prompts, sampled)
+        return sampled, rewards.to(sampled.ids.device)
+
+    def score(self, prompts: Prompts, sampled: Rollout) -> Float[Tensor, " batch"]:
+        """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
+        task = self.task
+        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, sampled.completions, prompts.columns)
+        self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
+        for name, values in each.items():
+            given = [value for value in values if value is not None]
+            self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
+        styles = [task.style_of(completion) for completion in sampled.completions]
+        for style in ("reasoning", "bare", "sentence") if any(styles) else ():
+            self.log(**{f"share_{style}": styles.count(style) / len(styles)})
+        self.samples[:] = [
+            {"prompt": p, "completion": c, "reward": float(r)}
+            for p, c, r in zip(prompts.prompts, sampled.completions, rewards, strict=True)
+        ]
+        return rewards
+
+    def rollout_phase(self) -> ReplayMemory:
+        """Sample completions, reward them, and turn that into a memory to learn from.
+
+        Rewards are whitened over the batch if args.normalize_reward. One pass of the policy, without gradients, gives logits
+        and values [batch seq], one of the reference its logits. Logits score the sampled tokens at args.temperature;
+        `compute_gae` makes advantages of rewards and values. The memory keeps the rollout's masks. Logging is optional.
+        """
+        raise NotAttempted("ppo_rollout_phase", "chapters/2_ppo.md, exercise 2.14")
+
+    def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
+        """Clipped surrogate - value loss + entropy bonus - KL penalty, to be maximised.
+
+        One pass gives the current logits and values; entropy and KL are of softmax(logits / args.temperature).
+        """
+        raise NotAttempted("ppo_objective", "chapters/2_ppo.md, exercise 2.15")
+
+    @torch.no_grad()
+    def log_scores(
+        self,
+        sampled: Rollout,
+        logits: Float[Tensor, "batch kept vocab"],
+        ref_logits: Float[Tensor, "batch kept vocab"],
+        logprobs: Float[Tensor, "batch gen"],
+    ) -> None:
+        """Log the sampling policy's exact KL from the reference, its entropy, and the gap between sampler and trainer."""
+        policy, reference = logits[:, :-1] / self.args.temperature, ref_logits[:, :-1] / self.args.temperature
+        figures = {
+            "kl": token_kl(policy, reference),
+            "entropy": token_entropy(policy),
+            "sampler_gap": sampled.sampler_logprobs - logprobs,
+        }
+        self.log(**{name: reduce_tokens(values, self.args.gen_len, sampled.mask) for name, values in figures.items()})
+
+    def log_update(self, logprobs: Float[Tensor, "minibatch gen"], minibatch: ReplayMinibatch) -> None:
+        """Log ratio and clip fractions of one minibatch."""
+        self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, minibatch.mask))
+
+    def learning_phase(self, memory: ReplayMemory) -> float:
+        """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective.
+
+        An update: clear the gradients, compute the objective and its gradient, scale the gradient down to args.max_grad_norm
+        (L2 over everything trained) where it is longer, let the optimiser step uphill, and count it in `self.step`.
+        """
+        raise NotAttempted("ppo_learning_phase", "chapters/2_ppo.md, exercise 2.16")
+
+    def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
+        """Raise before an update that would fill the weights with NaN."""
+        if not (objective.isfinite() and norm.isfinite()):
+            raise TrainingDiverged(
+                f"objective={objective.item()} with gradient norm {norm.item()} in phase {self.phase + 1}, step {self.step}: "
+                "the run has diverged and was stopped before the update; its last checkpoint is from before, resume from it "
+                "or start anew with a lower learning rate"
+            )
+
+    def train(self) -> dict[str, Any]:
+        """Run all phases; returns the summary that is also in the run's directory."""
+        run = Run(self)
+        for self.phase in run.phases():
+            self.memory = self.rollout_phase()
+            self.learning_phase(self.memory)
+        return run.finish()
+
+
+def main() -> None:
+    """Reward every full stop after a fixed prefix, and show what the model writes before and after; --help lists options."""
+    default = RLHFArgs(total_phases=12, kl_coef=0.1, log_samples_every=0)
+    args = parse(RLHFArgs, sys.argv[1:], "python -m solutions.ppo", default)
+    trainer = RLHFTrainer(args)
+    torch.manual_seed(args.seed)
+    _, before = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)
+    trainer.train()
+    _, after = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)
+    for title, samples in (("before", before), ("after", after)):
+        print(f"\n{title}:", *(repr(sample) for sample in samples), sep="\n  ")
+
+
+if __name__ == "__main__":
+    from rlhf_lib.course.own import run_own
+
+    run_own("ppo", globals())

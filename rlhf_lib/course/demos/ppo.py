@@ -1,0 +1,23 @@
+"""Proximal policy optimisation of a language model, from the value head to the training loop."""
+
+import sys
+
+import torch
+
+from rlhf_lib.args import RLHFArgs
+from rlhf_lib.recipes import parse
+from rlhf_lib.rollouts import get_samples
+from rlhf_lib.trainers.ppo import RLHFTrainer
+
+
+def main() -> None:
+    """Reward every full stop after a fixed prefix, and show what the model writes before and after; --help lists options."""
+    default = RLHFArgs(total_phases=12, kl_coef=0.1, log_samples_every=0)
+    args = parse(RLHFArgs, sys.argv[1:], "python -m solutions.ppo", default)
+    trainer = RLHFTrainer(args)
+    torch.manual_seed(args.seed)
+    _, before = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)
+    trainer.train()
+    _, after = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)
+    for title, samples in (("before", before), ("after", after)):
+        print(f"\n{title}:", *(repr(sample) for sample in samples), sep="\n  ")

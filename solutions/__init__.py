@@ -1,0 +1,1 @@
+"""The exercises solved: rendered from the library, one file a chapter."""

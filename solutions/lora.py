@@ -1,0 +1,352 @@
+# Rendered by `rlhf course render`; fingerprint ebb6eb790325
+"""Solutions of chapters/3_lora.md. Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
+
+Run it with `python -m solutions.lora`.
+"""
+
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from rlhf_lib.args import LORA_MAPS, LoraArgs
+from rlhf_lib.lora.adapter import AdaptedMap, find_maps, require_rank
+from rlhf_lib.lora.peft_format import PeftNames, fuse, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.models import loading
+from rlhf_lib.models.policies import BridgedTransformer, WithValueHead
+from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.rollouts import rollout
+from rlhf_lib.trainers.ppo import LoraTrainer
+
+
+class Lora(nn.Module):
+    """One low-rank adapter, x -> (alpha / rank) x A B, for a linear map from d_in to d_out (Hu et al. 2021, section 4.1)."""
+
+    def __init__(self, d_in: int, d_out: int, rank: int = 4, alpha: float = 32.0):
+        """Make the trained parameters A [d_in rank] and B [rank d_out], and keep `rank` and `alpha` as attributes.
+
+        A starts as the weight of torch's Linear(d_in, ...) does: Kaiming-uniform with a = sqrt(5) and fan-in d_in, which is
+        uniform between -1/sqrt(d_in) and 1/sqrt(d_in). B starts at zero, so that a new adapter adds nothing.
+
+        Raises:
+            InputError: rank below 1 or above the smaller side of the map (`require_rank` does it).
+        """
+        super().__init__()
+        require_rank(rank, d_in, d_out)
+        self.rank, self.alpha = rank, alpha
+        self.A = nn.Parameter(torch.empty(d_in, rank))
+        self.B = nn.Parameter(torch.zeros(rank, d_out))
+        nn.init.kaiming_uniform_(self.A.T, a=math.sqrt(5))  # of the transpose: torch reads the fan-in off the last axis
+
+    @property
+    def scale(self) -> float:
+        """What the low-rank product is multiplied by: alpha / rank."""
+        return self.alpha / self.rank
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """The adapter's contribution, scale * (x A) B; without x itself and without the map's own output.
+
+        It is computed in the adapter's dtype (float32), whatever x's is, and returned in x's dtype.
+        """
+        return (self.scale * (x.to(self.A.dtype) @ self.A @ self.B)).to(x.dtype)
+
+    def delta(self) -> Float[Tensor, "d_in d_out"]:
+        """The matrix that merging adds to the map, for outputs computed as x @ weight; forward(x) equals x @ delta()."""
+        return self.scale * (self.A @ self.B)
+
+
+def forward_with_hooks(
+    bridge: nn.Module,
+    fwd_hooks: list[tuple[str, Callable]],
+    ids: Int[Tensor, "batch seq"],
+    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    *,
+    logits_to_keep: int | None = None,
+) -> Float[Tensor, "batch kept vocab"]:
+    """Logits, in float32, of one pass of a TransformerBridge with hooks that last no longer than the pass, even if it fails.
+
+    Args:
+        bridge: called as bridge(ids, attention_mask=..., logits_to_keep=...); hooks that it has already stay as they are.
+        fwd_hooks: pairs (hook name, function(activation, hook)).
+        ids: token ids, padded on the left.
+        attention_mask: 1 on tokens and 0 on padding; None where there is no padding.
+        logits_to_keep: compute the logits of the last so many positions only; None: of all.
+    """
+    options = {} if logits_to_keep is None else {"logits_to_keep": logits_to_keep}
+    with bridge.hooks(fwd_hooks=fwd_hooks):
+        return bridge(ids, attention_mask=attention_mask, **options).float()
+
+
+def adapter_hooks(adapted: AdaptedMap, adapter: Lora) -> list[tuple[str, Callable]]:
+    """The two hooks of one adapter as pairs (hook name, function): remember the map's input, add to the map's output.
+
+    The names are `adapted.bridge_name` + ".hook_in" and ".hook_out". A function is called as function(activation, hook) in
+    every forward pass; what it returns replaces the activation, unless that is None. Activations are [batch seq width], or
+    split into heads [batch seq heads d_head]; the adapter sees and returns [batch seq width]. Nothing of a pass is kept
+    after it.
+    """
+    seen = {}
+
+    def remember_input(x: Tensor, hook: Any) -> None:
+        seen["x"] = x
+
+    def add_output(out: Tensor, hook: Any) -> Tensor:
+        return out + adapter(seen.pop("x").flatten(2)).view_as(out)
+
+    return [(f"{adapted.bridge_name}.hook_in", remember_input), (f"{adapted.bridge_name}.hook_out", add_output)]
+
+
+class LoraHooks(nn.Module):
+    """All adapters of a bridge, and the hooks that apply them.
+
+    Args:
+        bridge: the TransformerBridge to adapt; it is neither owned nor changed.
+        rank, alpha: of every adapter; its output is scaled by alpha / rank.
+        maps: which linear maps, of args.LORA_MAPS.
+    """
+
+    def __init__(self, bridge: nn.Module, rank: int = 4, alpha: float = 32.0, maps: tuple[str, ...] = LORA_MAPS):
+        super().__init__()
+        self.rank, self.alpha = rank, alpha
+        self.maps = find_maps(bridge, maps)
+        self.adapters = nn.ModuleDict({m.key: Lora(*m.shape, rank, alpha).to(m.weight.device) for m in self.maps})
+        self.is_merged = False
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """Pairs (hook name, function) that add every adapter's contribution to a forward pass: two for each of `maps`.
+
+        The adapter of a map `m` is `self.adapters[m.key]`; `adapter_hooks` makes the pairs of one.
+        """
+        return [hook for m in self.maps for hook in adapter_hooks(m, self.adapters[m.key])]
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the base weights include the adapters; afterwards they are as before, bit for bit, whatever happened.
+
+        Adds `delta()` of every map's adapter to `m.weight` in place: as it is where `m.is_transposed` (GPT-2's Conv1D stores
+        [d_in d_out]), otherwise transposed. `is_merged` is True inside and False outside. The adapters stay as they are.
+
+        Raises:
+            RuntimeError: the adapters are merged already.
+        """
+        if self.is_merged:
+            raise RuntimeError("the adapters are merged already; leave the enclosing `with model.merged():` first")
+        saved = [m.weight.detach().clone() for m in self.maps]
+        try:
+            self.is_merged = True
+            with torch.no_grad():
+                for m in self.maps:
+                    delta = self.adapters[m.key].delta()
+                    m.weight.add_((delta if m.is_transposed else delta.T).to(m.weight.dtype))
+            yield
+        finally:
+            with torch.no_grad():
+                for m, weight in zip(self.maps, saved, strict=True):
+                    m.weight.copy_(weight)
+            self.is_merged = False
+
+
+class TransformerWithLora(BridgedTransformer):
+    """A frozen base model with trained low-rank adapters; `model(ids)` is the reference policy."""
+
+    def __init__(
+        self,
+        base_model: str | os.PathLike = "pocket",
+        lora_alpha: float = 32.0,
+        rank: int = 4,
+        *,
+        maps: tuple[str, ...] = LORA_MAPS,
+        device: str = "auto",
+        dtype: str = "float32",
+    ):
+        """Load the base model, freeze all of its parameters, and make `self.lora`, the LoraHooks of its adapters.
+
+        Args:
+            base_model: "pocket", a Hugging Face name, or a local directory.
+            lora_alpha, rank: of every adapter; its output is scaled by lora_alpha / rank.
+            maps: which linear maps get one, of args.LORA_MAPS.
+            device: auto, cpu, cuda, cuda:N or mps.
+            dtype: float32 or bfloat16, of the base model; adapters are float32.
+        """
+        super().__init__(base_model, device=device, dtype=dtype)
+        self.base_model.requires_grad_(False)
+        self.lora = LoraHooks(self.base_model, rank, lora_alpha, maps)
+
+    @property
+    def lora_fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The adapters' hooks alone."""
+        return self.lora.fwd_hooks
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The hooks that turn the base model into the policy: those of the class above, and the adapters'."""
+        return [*super().fwd_hooks, *self.lora_fwd_hooks]
+
+    def lora_params(self) -> list[nn.Parameter]:
+        """The adapters' parameters."""
+        return list(self.lora.parameters())
+
+    def get_base_model_trainable_params(self) -> list[nn.Parameter]:
+        """What is trained apart from the value head: the adapters' parameters."""
+        return self.lora_params()
+
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Inside, the adapters are added to the base weights, which come back bit for bit."""
+        with self.lora.merged():
+            yield
+
+    def refuse_if_merged(self, what: str) -> None:
+        """Raise if adapters are merged, when `what` would silently use the wrong weights."""
+        if self.lora.is_merged:
+            raise RuntimeError(f"{what} inside `with model.merged():` would use the merged weights; leave the block first")
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """All modules that training changes: the adapters."""
+        return {"lora": self.lora}
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write the adapters in PEFT's format."""
+        self.refuse_if_merged("saving")
+        return save_adapter(self.lora, self.peft_names, Path(directory), loading.resolve_name(self.base.name))
+
+    def load_adapter(self, directory: str | os.PathLike) -> None:
+        """Fill the adapters from a directory in PEFT's format."""
+        load_adapter(self.lora, self.peft_names, Path(directory))
+
+    @classmethod
+    def from_adapter(
+        cls, directory: str | os.PathLike, base_model: str | os.PathLike | None = None, **options: Any
+    ) -> "TransformerWithLora":
+        """A model with the rank, alpha and weights of a saved adapter, on the base model that the adapter names."""
+        config = read_adapter_config(Path(directory))
+        name = str(base_model or config["base_model_name_or_path"])
+        if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
+            name = Path(name).name  # the bundled model, saved under another machine's path
+        model = cls(name, float(config["lora_alpha"]), config["r"], **options)
+        model.load_adapter(directory)
+        return model
+
+    @property
+    def peft_names(self) -> PeftNames:
+        """The translation between our maps and Hugging Face's module paths."""
+        return PeftNames(self.base_model, self.base.parameters)
+
+
+class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
+    """Adapters and a value head on a frozen base model; `use_value_head=False` leaves the head out."""
+
+    def __init__(
+        self,
+        base_model: str | os.PathLike = "pocket",
+        lora_alpha: float = 32.0,
+        rank: int = 4,
+        *,
+        use_value_head: bool = True,
+        maps: tuple[str, ...] = LORA_MAPS,
+        device: str = "auto",
+        dtype: str = "float32",
+    ):
+        """The same as TransformerWithLora's, then `self.value_head`: made by `add_value_head`, or None if left out."""
+        super().__init__(base_model, lora_alpha, rank, maps=maps, device=device, dtype=dtype)
+        self.value_head = None
+        if use_value_head:
+            self.add_value_head()
+
+
+def lora_parameter_count(shapes: Iterable[tuple[int, int]], rank: int) -> int:
+    """Trained numbers of the adapters on linear maps of these shapes (d_in, d_out): the sum of rank x (d_in + d_out).
+
+    A has d_in x rank numbers and B has rank x d_out (Hu et al. 2021, section 4.2).
+    """
+    return sum(rank * (d_in + d_out) for d_in, d_out in shapes)
+
+
+def training_bytes(base_parameters: int, adapter_parameters: int | None = None, *, bytes_per_number: int = 4) -> int:
+    """Bytes held from step to step: weights, gradients, AdamW's two moments, and the reference policy's weights.
+
+    What is trained is held four times, as weight, gradient and two moments, all of the weight's format. Adapters are
+    float32: 4 bytes a number. The base model's numbers take `bytes_per_number` bytes (4 in float32, 2 in bfloat16).
+
+    - Full fine-tuning (`adapter_parameters` None): everything is trained, and the reference is a frozen copy of the weights.
+    - LoRA: the adapters are trained; the base model is only kept, and is the reference policy as it stands.
+    """
+    if adapter_parameters is None:
+        return base_parameters * bytes_per_number * (4 + 1)
+    return base_parameters * bytes_per_number + adapter_parameters * 4 * 4
+
+
+@torch.no_grad()
+def peft_tensors(hooks: LoraHooks, names: PeftNames) -> dict[str, Tensor]:
+    """All adapters by PEFT's names, as PEFT stores them: contiguous, on the CPU, without the scale.
+
+    The map at Hugging Face path P (`names.path(m)`) has two tensors: base_model.model.P.lora_A.weight = A^T [rank d_in] and
+    base_model.model.P.lora_B.weight = B^T [d_out rank]. Where `names.is_fused(m)`, A and B are those of the fused map that m
+    is part of, which `fuse(hooks.adapters, m, names)` gives. The scale alpha / rank stands in PEFT's configuration instead.
+    """
+    tensors = {}
+    for m in hooks.maps:
+        adapter = hooks.adapters[m.key]
+        A, B = fuse(hooks.adapters, m, names) if names.is_fused(m) else (adapter.A, adapter.B)
+        tensors[f"base_model.model.{names.path(m)}.lora_A.weight"] = A.T.cpu().contiguous()
+        tensors[f"base_model.model.{names.path(m)}.lora_B.weight"] = B.T.cpu().contiguous()
+    return tensors
+
+
+def main() -> None:
+    """Train adapters by PPO on word problems for a few phases, and look at what came of it; --help lists the options."""
+    short = replace(recipe(LoraArgs, "ppo-lora-pocket"), total_phases=8, warmup_steps=1, eval_problems=0, log_samples_every=0)
+    args = parse(LoraArgs, sys.argv[1:], "lora", short)
+
+    options = {"maps": args.lora_maps, "device": args.device, "dtype": args.dtype}
+
+    class OwnModelTrainer(LoraTrainer):
+        """The library's trainer with this file's model."""
+
+        def build_models(self) -> tuple[Any, Any]:
+            build = TransformerWithValueHeadLora.from_pretrained
+            model = build(args.base_model, args.lora_alpha, args.lora_rank, **options)
+            return model, model
+
+    trainer = OwnModelTrainer(args)
+    model, shapes = trainer.model, [m.shape for m in trainer.model.lora.maps]
+    numbers, size = sum(p.numel() for p in model.base_model_params()), 2 if args.dtype == "bfloat16" else 4
+    rows = [("everything", numbers, training_bytes(numbers, bytes_per_number=size) / 1e6)]
+    for rank in (1, 4, 16):
+        count = lora_parameter_count(shapes, rank)
+        rows.append((f"adapters of rank {rank}", count, training_bytes(numbers, count, bytes_per_number=size) / 1e6))
+    print(tabulate(rows, headers=("trained", "numbers", "MB held from step to step"), floatfmt=".1f", intfmt=","), "\n")
+
+    trainer.train()
+
+    prompts = trainer.task.draw(2, args.seed, args.total_phases).prompts
+    ids, mask = model.encode(prompts, args.prepend_bos)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        hooked, _ = model.forward_with_value_head(ids, mask)
+        with model.merged():
+            merged = forward_with_hooks(model.base_model, [], ids, mask)
+        model.save_pretrained(folder)
+        loaded, _ = TransformerWithValueHeadLora.from_adapter(folder, **options).forward_with_value_head(ids, mask)
+        for name, other in (("the base model", model(ids, mask)), ("merged weights", merged), ("saved and loaded", loaded)):
+            print(f"largest difference between the policy's logits and those of {name:17} {(hooked - other).abs().max():.1e}")
+    name, tensor = next(iter(peft_tensors(model.lora, model.peft_names).items()))
+    print(f"first of PEFT's tensors: {name} {list(tensor.shape)}")
+    for title, sampler in (("without adapters", model.base_model), ("with adapters", model)):
+        print(f"\n{title}, at temperature 0:")
+        for prompt, completion in zip(prompts, rollout(sampler, prompts, args.gen_len, temperature=0).completions, strict=True):
+            print(f"  {prompt!r}\n    {completion!r}")
+
+
+if __name__ == "__main__":
+    main()

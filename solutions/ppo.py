@@ -1,0 +1,659 @@
+# Rendered by `rlhf course render`; fingerprint 990e147d6c4a
+"""Solutions of chapters/2_ppo.md. Proximal policy optimisation of a language model, from the value head to the training loop.
+
+Run it with `python -m solutions.ppo`.
+"""
+
+import copy
+import math
+import os
+import sys
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlhf_lib.advantages import centre_per_group, last_real_token, normalize_reward, real_tokens
+from rlhf_lib.args import InputError, RLHFArgs
+from rlhf_lib.memory import ReplayMinibatch
+from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
+from rlhf_lib.objectives import Mask, Reduction, hide, plogq, whiten
+from rlhf_lib.optim import get_optimizer_and_scheduler
+from rlhf_lib.recipes import parse
+from rlhf_lib.rewards import score
+from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
+from rlhf_lib.runs import PhaseMetrics, Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.tasks import Prompts, Task, make_task
+from rlhf_lib.trainers.ppo import TrainingDiverged
+
+
+class WithValueHead(BridgedTransformer):
+    """Adds a value head: an MLP read by a hook off the final norm's output, so that logits and values come of one pass."""
+
+    value_head_output: Tensor | None = None
+
+    def add_value_head(self) -> None:
+        """Make `self.value_head`: an nn.Sequential of a linear map d_model -> 4 d_model, a ReLU, and a linear map to 1.
+
+        Its weights are float32, whatever the base model's dtype, and live on the base model's device.
+        """
+        width = self.cfg.d_model
+        self.value_head = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, 1)).to(self.device)
+
+    @property
+    def value_head_hook(self) -> tuple[str, Callable]:
+        """The pair (hook name, hook function) that reads the values off a forward pass.
+
+        The hook's place is the final norm's output, ln_final.hook_out [batch seq d_model]: what the unembedding reads too.
+        The function stores the head's output [batch seq 1] in `self.value_head_output`. The activation enters the head in
+        float32 and with its graph, so that the value loss trains the trunk as well. The function returns None, since
+        whatever else a hook returns takes the activation's place.
+        """
+
+        def read_values(resid: Float[Tensor, "batch seq d_model"], hook: Any) -> None:
+            self.value_head_output = self.value_head(resid.float())
+
+        return "ln_final.hook_out", read_values
+
+    @property
+    def fwd_hooks(self) -> list[tuple[str, Callable]]:
+        """The policy's hooks, and the value head's."""
+        return [*super().fwd_hooks, *([self.value_head_hook] if self.value_head is not None else [])]
+
+    def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
+        """The values that the last pass with hooks gave; None without a head."""
+        return None if self.value_head is None else self.value_head_output.squeeze(-1)
+
+    def get_value_head_params(self) -> list[nn.Parameter]:
+        """The value head's parameters; empty without one."""
+        return [] if self.value_head is None else list(self.value_head.parameters())
+
+    def trained_parts(self) -> dict[str, nn.Module]:
+        """All modules that training changes, the head included."""
+        head = {} if self.value_head is None else {"value_head": self.value_head}
+        return {**super().trained_parts(), **head}
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write the policy, and the value head beside it."""
+        directory = super().save_pretrained(directory)
+        if self.value_head is not None:
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in self.value_head.state_dict().items()}, directory / HEAD_FILE
+            )
+        return directory
+
+    def load_value_head(self, directory: str | os.PathLike) -> None:
+        """Fill the value head from a directory that save_pretrained wrote."""
+        file = Path(directory) / HEAD_FILE
+        try:
+            self.value_head.load_state_dict(load_file(file))
+        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+            raise InputError(f"{file} cannot be used ({str(error).splitlines()[0]}); save the model again") from None
+
+
+class TransformerWithValueHead(WithValueHead):
+    """Full fine-tuning with a value head: every weight is trained, and the reference policy is a `frozen_copy()`."""
+
+    def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
+        """Load the base model as every policy does, then add the value head."""
+        super().__init__(base_model, device=device, dtype=dtype)
+        self.add_value_head()
+
+    def frozen_copy(self) -> "TransformerWithValueHead":
+        """The model as it is now, in eval mode and without gradients: the reference policy."""
+        with torch.no_grad():
+            self.base_model(torch.zeros(1, 1, dtype=torch.long, device=self.device))  # settles views that deepcopy refuses
+        self.value_head_output = None
+        return copy.deepcopy(self).requires_grad_(False).eval()
+
+
+def compute_advantages(
+    values: Float[Tensor, "batch seq"], rewards: Float[Tensor, " batch"], prefix_len: int, *, mask: Mask = None
+) -> Float[Tensor, "batch gen"]:
+    """One-step temporal difference: V_{t+1} - V_t, and at the last real token reward - V_t (Sutton & Barto 2018, eq. 6.5).
+
+    The value V_t of the generated token at position t is values[:, t - 1], given where that token was chosen: the first
+    generated token, at position prefix_len, has values[:, prefix_len - 1]. Positions after the last real token get 0.
+    """
+    mask = real_tokens(values, prefix_len, mask)
+    last = last_real_token(mask)
+    next_values = torch.where(last == 1, rewards[:, None], values[:, prefix_len:])
+    return hide(next_values - values[:, prefix_len - 1 : -1], mask)
+
+
+def compute_gae(
+    values: Float[Tensor, "batch seq"],
+    rewards: Float[Tensor, " batch"] | Float[Tensor, "batch gen"],
+    prefix_len: int,
+    *,
+    gamma: float = 1.0,
+    gae_lambda: float = 0.95,
+    dones: Float[Tensor, "batch gen"] | None = None,
+    group_ids: Int[Tensor, " batch"] | None = None,
+    mask: Mask = None,
+) -> Float[Tensor, "batch gen"]:
+    """Generalised advantage estimation, A_t = delta_t + gamma lambda A_{t+1} (Schulman et al. 2016, eq. 16).
+
+    delta_t = r_t + gamma V_{t+1} - V_t. `rewards` is one number a completion, paid at its last real token, or one a token.
+    `dones` is 1 on tokens after which an episode is over, so that neither V nor A reaches back across them; the last real
+    token always is. V_t is values[:, t - 1], as in `compute_advantages`; positions after the last real token get 0.
+    gae_lambda 0 with gamma 1 is `compute_advantages`. `group_ids` names each completion's prompt: advantages are then
+    centred over the group's real tokens.
+    """
+    mask = real_tokens(values, prefix_len, mask)
+    last = last_real_token(mask)
+    ends = last if dones is None else torch.maximum(last, dones.to(mask.dtype))
+    token_rewards = last * rewards[:, None] if rewards.ndim == 1 else hide(rewards, mask)
+    generated = hide(values[:, prefix_len - 1 : -1], mask)
+    next_values = torch.where(ends == 1, 0.0, hide(values[:, prefix_len:], mask))
+    deltas = token_rewards + gamma * next_values - generated
+    advantages = torch.zeros_like(deltas)
+    running = torch.zeros_like(deltas[:, 0])
+    for t in reversed(range(deltas.shape[1])):
+        running = deltas[:, t] + gamma * gae_lambda * (1 - ends[:, t]) * running
+        advantages[:, t] = running
+    advantages = hide(advantages, mask)
+    return advantages if group_ids is None else centre_per_group(advantages, group_ids, mask)
+
+
+class ReplayMemory:
+    """One rollout phase's completions with all that the learning phase needs; everything lives on sample_ids' device.
+
+    Args:
+        args: batch_size, num_minibatches and batches_per_learning_phase are read.
+        sample_ids: whole sequences [batch seq].
+        logprobs: log-probabilities of the generated tokens under the policy that sampled them [batch gen].
+        advantages: [batch gen].
+        values: of every position [batch seq]; None without a critic. Returns are advantages plus the generated values.
+        ref_logits: the reference policy's [batch seq vocab], or its last gen + 1 positions; None with ref_logprobs instead.
+        mask: 1 on real generated tokens [batch gen]; None counts every generated token.
+        attention_mask: 0 on left padding [batch seq]; None: no padding.
+        ref_logprobs: the reference policy's log-probabilities of the generated tokens [batch gen].
+
+    Raises:
+        InputError: a tensor has another number of rows than args.batch_size.
+    """
+
+    def __init__(
+        self,
+        args: RLHFArgs,
+        sample_ids: Int[Tensor, "batch seq"],
+        logprobs: Float[Tensor, "batch gen"],
+        advantages: Float[Tensor, "batch gen"],
+        values: Float[Tensor, "batch seq"] | None,
+        ref_logits: Float[Tensor, "batch kept vocab"] | None,
+        *,
+        mask: Float[Tensor, "batch gen"] | None = None,
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        ref_logprobs: Float[Tensor, "batch gen"] | None = None,
+    ):
+        self.args = args
+        self.sample_ids = sample_ids
+        device = sample_ids.device
+        tensors = {
+            "logprobs": logprobs,
+            "advantages": advantages,
+            "values": values,
+            "ref_logits": ref_logits,
+            "mask": mask,
+            "attention_mask": attention_mask,
+            "ref_logprobs": ref_logprobs,
+        }
+        for name, tensor in {"sample_ids": sample_ids, **tensors}.items():
+            if tensor is not None and len(tensor) != args.batch_size:
+                raise InputError(
+                    f"{name} has {len(tensor)} rows but batch_size={args.batch_size}; "
+                    "a memory holds exactly the completions of one phase"
+                )
+            setattr(self, name, None if tensor is None else tensor.to(device))
+
+    @property
+    def gen_len(self) -> int:
+        """Number of generated positions."""
+        return self.logprobs.shape[1]
+
+    @property
+    def generated_values(self) -> Float[Tensor, "batch gen"] | None:
+        """The values at the positions where the generated tokens were chosen, the last gen + 1 but one; None without values."""
+        return None if self.values is None else self.values[:, -self.gen_len - 1 : -1]
+
+    @property
+    def returns(self) -> Float[Tensor, "batch gen"] | None:
+        """What the value function is to predict: advantage plus generated value; None without values."""
+        return None if self.values is None else self.advantages + self.generated_values
+
+    def get_minibatches(self) -> list[ReplayMinibatch]:
+        """Every completion once a pass, in a fresh random order each of the `batches_per_learning_phase` passes.
+
+        A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
+        all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.
+        Rows are taken by index, never sliced: a slice of an inference-mode tensor cannot enter autograd.
+        """
+        columns = {
+            "sample_ids": self.sample_ids,
+            "logprobs": self.logprobs,
+            "advantages": self.advantages,
+            "returns": self.returns,
+            "ref_logits": self.ref_logits,
+            "mask": self.mask,
+            "attention_mask": self.attention_mask,
+            "ref_logprobs": self.ref_logprobs,
+            "values": self.generated_values,
+        }
+        minibatches = []
+        for _ in range(self.args.batches_per_learning_phase):
+            order = torch.randperm(self.args.batch_size).to(self.sample_ids.device)
+            for rows in order.reshape(self.args.num_minibatches, -1):
+                taken = {name: None if column is None else column[rows] for name, column in columns.items()}
+                minibatches.append(ReplayMinibatch(**taken))
+        return minibatches
+
+
+def calc_clipped_surrogate_objective(
+    logprobs: Float[Tensor, "batch gen"],
+    mb_logprobs: Float[Tensor, "batch gen"],
+    mb_advantages: Float[Tensor, "batch gen"],
+    clip_coef: float,
+    gen_len: int,
+    eps: float | None = None,
+    *,
+    clip_coef_high: float | None = None,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """PPO's clipped surrogate, mean of min(rho A, clip(rho, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
+
+    rho = exp(logprobs - mb_logprobs) for each sampled token: the current policy over the one that sampled. `eps` None takes
+    the advantages as they are; a number whitens them over the whole minibatch first: (A - mean) / (deviation + eps), with the
+    unbiased deviation. low is clip_coef; high is clip_coef_high, or clip_coef too if that is None. What the memory holds,
+    mb_logprobs and mb_advantages, is data: no gradient reaches it.
+    """
+    advantages = hide(mb_advantages.detach(), mask)
+    if eps is not None:
+        advantages = whiten(advantages, eps, mask)
+    high = clip_coef if clip_coef_high is None else clip_coef_high
+    ratio = hide(logprobs - mb_logprobs.detach(), mask).exp()
+    clipped = ratio.clamp(1 - clip_coef, 1 + high) * advantages
+    return reduce_tokens((ratio * advantages).minimum(clipped), gen_len, mask, reduction)
+
+
+def calc_value_function_loss(
+    values: Float[Tensor, "batch gen"],
+    mb_returns: Float[Tensor, "batch gen"],
+    vf_coef: float,
+    gen_len: int,
+    *,
+    mb_values: Float[Tensor, "batch gen"] | None = None,
+    clip_value: float | None = None,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """`vf_coef` times the mean of (values - returns)^2 / 2 (Schulman et al. 2017, eq. 9).
+
+    `values` are the current ones at the positions where the generated tokens were chosen; mb_returns is data: no gradient
+    reaches it. With `clip_value`, the larger of that and the loss at values held within clip_value of `mb_values`, the ones
+    at sampling time, counts for each token (as in the PPO authors' code).
+    """
+    values, returns = hide(values, mask), hide(mb_returns.detach(), mask)
+    loss = (values - returns).square()
+    if clip_value is not None:
+        if mb_values is None:
+            raise InputError(f"clip_value={clip_value} needs mb_values, the values at sampling time; pass mb_values=...")
+        old = hide(mb_values.detach(), mask)
+        held = old + (values - old).clamp(-clip_value, clip_value)
+        loss = loss.maximum((held - returns).square())
+    return vf_coef * 0.5 * reduce_tokens(loss, gen_len, mask, reduction)
+
+
+def token_entropy(logits: Float[Tensor, "batch gen vocab"]) -> Float[Tensor, "batch gen"]:
+    """Entropy of each next-token distribution over the vocabulary, -sum of p log p, in nats."""
+    logprobs = logits.log_softmax(dim=-1)
+    return -plogq(logprobs, logprobs)
+
+
+def calc_entropy_bonus(
+    logits: Float[Tensor, "batch gen vocab"],
+    ent_coef: float,
+    gen_len: int,
+    *,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """`ent_coef` times the mean entropy of the policy per generated token, in nats.
+
+    `logits` are those that chose the generated tokens. The entropy of a position is that of its whole next-token
+    distribution, not the negative log-probability of the token that was sampled.
+    """
+    return ent_coef * reduce_tokens(token_entropy(logits), gen_len, mask, reduction)
+
+
+def token_kl(
+    logits: Float[Tensor, "batch gen vocab"], ref_logits: Float[Tensor, "batch gen vocab"]
+) -> Float[Tensor, "batch gen"]:
+    """Exact KL(policy || reference) of each next-token distribution, sum of p (log p - log p_ref), in nats."""
+    logprobs, ref_logprobs = logits.log_softmax(dim=-1), ref_logits.log_softmax(dim=-1)
+    return plogq(logprobs, logprobs) - plogq(logprobs, ref_logprobs)
+
+
+def calc_kl_penalty(
+    logits: Float[Tensor, "batch gen vocab"],
+    ref_logits: Float[Tensor, "batch gen vocab"],
+    kl_coef: float,
+    gen_len: int,
+    *,
+    mask: Mask = None,
+    reduction: Reduction = "token",
+) -> Float[Tensor, ""]:
+    """`kl_coef` times the mean exact KL(policy || reference) per generated token, in nats (Ziegler et al. 2019, eq. 2).
+
+    The sum over the vocabulary is weighted by the policy's probabilities. ref_logits is data: no gradient reaches it.
+    """
+    return kl_coef * reduce_tokens(token_kl(logits, ref_logits.detach()), gen_len, mask, reduction)
+
+
+def reduce_tokens(
+    values: Float[Tensor, "batch gen"], gen_len: int, mask: Mask = None, reduction: Reduction = "token"
+) -> Float[Tensor, ""]:
+    """One number from per-token values: token, sequence or constant averages, as the module's header defines them.
+
+        token      sum over real tokens / number of real tokens
+        sequence   mean over sequences of each sequence's token mean
+        constant   sum over real tokens / (batch x gen_len)
+
+    `mask` [batch gen] is 1 on real tokens; None: all are. Masked positions never matter, in value or gradient, whatever
+    stands there, infinities included: they are hidden, not multiplied by 0. Without real tokens a mean is 0. `gen_len` is
+    the cap on generated tokens; without a mask it must be the number of columns.
+
+    Raises:
+        InputError: no mask and another number of columns than gen_len, or an unknown reduction.
+    """
+    if mask is None and values.shape[1] != gen_len:
+        raise InputError(
+            f"got {values.shape[1]} positions a sequence but gen_len={gen_len}; "
+            "pass the generated positions only: logits[:, -gen_len - 1 : -1]"
+        )
+    batch, columns = values.shape
+    values = hide(values, mask)
+    counts = values.new_full((batch,), columns) if mask is None else mask.sum(dim=1)
+    if reduction == "token":
+        return values.sum() / counts.sum().clamp(min=1)
+    if reduction == "sequence":
+        return (values.sum(dim=1) / counts.clamp(min=1)).mean()
+    if reduction == "constant":
+        return values.sum() / (batch * gen_len)
+    raise InputError(f"reduction={reduction!r} does not exist; use token, sequence or constant")
+
+
+def get_optimizer(
+    model: Any,
+    base_lr: float,
+    head_lr: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.01,
+) -> torch.optim.AdamW:
+    """AdamW that MAXIMISES, with one learning rate for the model (or its adapters) and one for the value head.
+
+    Two parameter groups in this order: what the model trains apart from the head, at base_lr; the value head's parameters
+    (none without a head), at head_lr. Weight decay is torch's default for AdamW.
+    """
+    groups = [
+        {"params": model.get_base_model_trainable_params(), "lr": base_lr},
+        {"params": model.get_value_head_params(), "lr": head_lr},
+    ]
+    return torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay, maximize=True)
+
+
+def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
+    """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
+
+    Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
+    `final_scale`, as has any later one; between them the share falls linearly, or by half a cosine wave with `lr_decay` cosine.
+    """
+    if phase < args.warmup_steps:
+        return (phase + 1) / (args.warmup_steps + 1)
+    decay_phases = max(1, args.total_phases - 1 - args.warmup_steps)
+    done = min(1.0, (phase - args.warmup_steps) / decay_phases)
+    left = 1 - done if args.lr_decay == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return args.final_scale + (1 - args.final_scale) * left
+
+
+class RLHFTrainer:
+    """PPO with a value head, every weight trained; a frozen copy of the first model is the reference.
+
+    One phase: `rollout_phase` samples completions and fills a memory, `learning_phase` makes minibatch updates on it.
+    `train` repeats that and keeps the run's files. A subclass's __init__ needs to set only args, run_name, model,
+    ref_model, optimizer, scheduler and prefix_len.
+    """
+
+    name = "ppo"
+    step = 0
+    phase = 0
+    memory: ReplayMemory | None = None
+
+    def __init__(self, args: RLHFArgs):
+        torch.manual_seed(args.seed)
+        self.args = args
+        self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
+        self.model, self.ref_model = self.build_models()
+        self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
+        self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
+
+    def build_models(self) -> tuple[Any, Any]:
+        """The policy, and what is called for the reference policy's logits."""
+        args = self.args
+        model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
+        return model, model.frozen_copy()
+
+    @cached_property
+    def task(self) -> Task:
+        """Prompts and rewards."""
+        return make_task(self.args.task, self.args.prefix, self.args.reward_fn)
+
+    @cached_property
+    def metrics(self) -> PhaseMetrics:
+        """What this phase has logged so far."""
+        return PhaseMetrics()
+
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Prompts, completions and rewards of this phase, for the run's files."""
+        return []
+
+    def log(self, **values: float | Tensor | None) -> None:
+        """Log metrics of this phase by name; several observations of one are averaged."""
+        self.metrics.log(**values)
+
+    @property
+    def completions_per_prompt(self) -> int:
+        """How often each prompt of a phase is repeated."""
+        return 1
+
+    def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
+        """Draw the phase's prompts, sample a completion for each, and reward it."""
+        args, group = self.args, self.completions_per_prompt
+        prompts = self.task.draw(args.batch_size // group, args.seed, self.phase).repeat(group)
+        with self.metrics.timed("generate"):
+            sampled = rollout(
+                self.model,
+                prompts.prompts,
+                args.gen_len,
+                temperature=args.temperature,
+                top_k=args.top_k,
+                top_p=args.top_p,
+                prepend_bos=args.prepend_bos,
+                stop_at_eos=self.task.stop_at_eos,
+            )
+        with self.metrics.timed("reward"):
+            rewards = self.score(prompts, sampled)
+        return sampled, rewards.to(sampled.ids.device)
+
+    def score(self, prompts: Prompts, sampled: Rollout) -> Float[Tensor, " batch"]:
+        """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
+        task = self.task
+        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, sampled.completions, prompts.columns)
+        self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
+        for name, values in each.items():
+            given = [value for value in values if value is not None]
+            self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
+        styles = [task.style_of(completion) for completion in sampled.completions]
+        for style in ("reasoning", "bare", "sentence") if any(styles) else ():
+            self.log(**{f"share_{style}": styles.count(style) / len(styles)})
+        self.samples[:] = [
+            {"prompt": p, "completion": c, "reward": float(r)}
+            for p, c, r in zip(prompts.prompts, sampled.completions, rewards, strict=True)
+        ]
+        return rewards
+
+    def rollout_phase(self) -> ReplayMemory:
+        """Sample completions, reward them, and turn that into a memory to learn from.
+
+        Rewards are whitened over the batch if args.normalize_reward. One pass of the policy, without gradients, gives logits
+        and values [batch seq], one of the reference its logits. Logits score the sampled tokens at args.temperature;
+        `compute_gae` makes advantages of rewards and values. The memory keeps the rollout's masks. Logging is optional.
+        """
+        args = self.args
+        sampled, rewards = self.sample_and_score()
+        if args.normalize_reward:
+            rewards = normalize_reward(rewards)
+        with torch.no_grad(), self.metrics.timed("score"):
+            inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}
+            logits, values = self.model.forward_with_value_head(sampled.ids, **inputs)
+            ref_logits = self.ref_model(sampled.ids, **inputs)
+        logprobs = get_logprobs(logits, sampled.ids[:, -args.gen_len - 1 :], temperature=args.temperature)
+        advantages = compute_gae(
+            values, rewards, sampled.prefix_len, gamma=args.gamma, gae_lambda=args.gae_lambda, mask=sampled.mask
+        )
+        memory = ReplayMemory(
+            args,
+            sampled.ids,
+            logprobs,
+            advantages,
+            values,
+            ref_logits,
+            mask=sampled.mask,
+            attention_mask=sampled.attention_mask,
+        )
+        self.log_scores(sampled, logits, ref_logits, logprobs)
+        self.log(explained_variance=explained_variance(memory.generated_values, memory.returns, sampled.mask))
+        return memory
+
+    def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
+        """Clipped surrogate - value loss + entropy bonus - KL penalty, to be maximised.
+
+        One pass gives the current logits and values; entropy and KL are of softmax(logits / args.temperature).
+        """
+        args = self.args
+        shared = {"gen_len": args.gen_len, "mask": minibatch.mask, "reduction": args.reduction}
+        generated = slice(-args.gen_len - 1, -1)
+        logits, values = self.model.forward_with_value_head(
+            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
+        )
+        logprobs = get_logprobs(logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature)
+        surrogate = calc_clipped_surrogate_objective(
+            logprobs,
+            minibatch.logprobs,
+            minibatch.advantages,
+            args.clip_coef,
+            eps=1e-8,
+            clip_coef_high=args.clip_coef_high,
+            **shared,
+        )
+        value_loss = calc_value_function_loss(
+            values[:, generated],
+            minibatch.returns,
+            args.vf_coef,
+            mb_values=minibatch.values,
+            clip_value=args.clip_value,
+            **shared,
+        )
+        policy_logits = logits[:, :-1] / args.temperature
+        ref_logits = minibatch.ref_logits[:, generated] / args.temperature
+        entropy_bonus = calc_entropy_bonus(policy_logits, args.ent_coef, **shared)
+        kl_penalty = calc_kl_penalty(policy_logits, ref_logits, args.kl_coef, **shared)
+        self.log_update(logprobs, minibatch)
+        self.log(value_loss=value_loss, kl_penalty=kl_penalty)
+        return surrogate - value_loss + entropy_bonus - kl_penalty
+
+    @torch.no_grad()
+    def log_scores(
+        self,
+        sampled: Rollout,
+        logits: Float[Tensor, "batch kept vocab"],
+        ref_logits: Float[Tensor, "batch kept vocab"],
+        logprobs: Float[Tensor, "batch gen"],
+    ) -> None:
+        """Log the sampling policy's exact KL from the reference, its entropy, and the gap between sampler and trainer."""
+        policy, reference = logits[:, :-1] / self.args.temperature, ref_logits[:, :-1] / self.args.temperature
+        figures = {
+            "kl": token_kl(policy, reference),
+            "entropy": token_entropy(policy),
+            "sampler_gap": sampled.sampler_logprobs - logprobs,
+        }
+        self.log(**{name: reduce_tokens(values, self.args.gen_len, sampled.mask) for name, values in figures.items()})
+
+    def log_update(self, logprobs: Float[Tensor, "minibatch gen"], minibatch: ReplayMinibatch) -> None:
+        """Log ratio and clip fractions of one minibatch."""
+        self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, minibatch.mask))
+
+    def learning_phase(self, memory: ReplayMemory) -> float:
+        """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective.
+
+        An update: clear the gradients, compute the objective and its gradient, scale the gradient down to args.max_grad_norm
+        (L2 over everything trained) where it is longer, let the optimiser step uphill, and count it in `self.step`.
+        """
+        objectives = []
+        with self.metrics.timed("train"):
+            for minibatch in memory.get_minibatches():
+                self.optimizer.zero_grad()
+                objective = self.compute_rlhf_objective(minibatch)
+                objective.backward()
+                parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+                self.stop_if_diverged(objective, norm)
+                self.optimizer.step()
+                self.step += 1
+                objectives.append(objective.item())
+                self.log(objective=objective, grad_norm=norm)
+        self.scheduler.step()
+        return sum(objectives) / len(objectives)
+
+    def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
+        """Raise before an update that would fill the weights with NaN."""
+        if not (objective.isfinite() and norm.isfinite()):
+            raise TrainingDiverged(
+                f"objective={objective.item()} with gradient norm {norm.item()} in phase {self.phase + 1}, step {self.step}: "
+                "the run has diverged and was stopped before the update; its last checkpoint is from before, resume from it "
+                "or start anew with a lower learning rate"
+            )
+
+    def train(self) -> dict[str, Any]:
+        """Run all phases; returns the summary that is also in the run's directory."""
+        run = Run(self)
+        for self.phase in run.phases():
+            self.memory = self.rollout_phase()
+            self.learning_phase(self.memory)
+        return run.finish()
+
+
+def main() -> None:
+    """Reward every full stop after a fixed prefix, and show what the model writes before and after; --help lists options."""
+    default = RLHFArgs(total_phases=12, kl_coef=0.1, log_samples_every=0)
+    args = parse(RLHFArgs, sys.argv[1:], "python -m solutions.ppo", default)
+    trainer = RLHFTrainer(args)
+    torch.manual_seed(args.seed)
+    _, before = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)
+    trainer.train()
+    _, after = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)
+    for title, samples in (("before", before), ("after", after)):
+        print(f"\n{title}:", *(repr(sample) for sample in samples), sep="\n  ")
+
+
+if __name__ == "__main__":
+    main()
