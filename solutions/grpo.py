@@ -1,7 +1,7 @@
-# Rendered by `rlhf course render`; fingerprint ccb97dcafb27
-"""Solutions of chapters/4_grpo.md. GRPO on word problems: reasoning emerges while one watches.
+# Rendered by `rlhf course render`; fingerprint af2c5e36d744
+"""Solutions of chapters/4_grpo.md; run them with `python -m solutions.grpo`.
 
-Run it with `python -m solutions.grpo`.
+GRPO on word problems: reasoning emerges while one watches.
 """
 
 import sys

@@ -1,7 +1,7 @@
-# Rendered by `rlhf course render`; fingerprint ebb6eb790325
-"""Solutions of chapters/3_lora.md. Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
+# Rendered by `rlhf course render`; fingerprint 7684236f183b
+"""Solutions of chapters/3_lora.md; run them with `python -m solutions.lora`.
 
-Run it with `python -m solutions.lora`.
+Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
 """
 
 import math

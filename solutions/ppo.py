@@ -1,7 +1,7 @@
-# Rendered by `rlhf course render`; fingerprint 990e147d6c4a
-"""Solutions of chapters/2_ppo.md. Proximal policy optimisation of a language model, from the value head to the training loop.
+# Rendered by `rlhf course render`; fingerprint 87cff18ef4cc
+"""Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
-Run it with `python -m solutions.ppo`.
+Proximal policy optimisation of a language model, from the value head to the training loop.
 """
 
 import copy

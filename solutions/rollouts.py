@@ -1,7 +1,7 @@
-# Rendered by `rlhf course render`; fingerprint 5b03bb797e08
-"""Solutions of chapters/1_rollouts.md. Sampling the bundled model, and scoring what it writes.
+# Rendered by `rlhf course render`; fingerprint 8f252a776ca3
+"""Solutions of chapters/1_rollouts.md; run them with `python -m solutions.rollouts`.
 
-Run it with `python -m solutions.rollouts`.
+Sampling the bundled model, and scoring what it writes.
 """
 
 import inspect

@@ -115,8 +115,8 @@ def render_solutions(topic: str, exercises: tuple[Exercise, ...]) -> str:
     """The text of solutions/<topic>.py."""
     body, imports = body_of(topic, exercises)
     head = (
-        f'"""Solutions of chapters/{exercises[0].chapter}. {summary_of(topic)}\n\n'
-        f'Run it with `python -m solutions.{topic}`.\n"""\n'
+        f'"""Solutions of chapters/{exercises[0].chapter}; run them with `python -m solutions.{topic}`.\n\n'
+        f'{summary_of(topic)}\n"""\n'
     )
     return f'{head}\n{import_block(imports)}\n\n{body}\n\n\nif __name__ == "__main__":\n    main()\n'
 

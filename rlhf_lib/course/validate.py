@@ -107,7 +107,7 @@ def as_table(found: list[Validation]) -> str:
     ]
     totals = ["", "total", *([sum(row[2] for row in rows)]), "", "", *(sum(row[i] for row in rows) for i in (5, 6, 7, 8))]
     headers = ("", "exercise", "checks", "stub", "solution", "mistakes", "rejected", "named", "by error")
-    table = tabulate([*rows, totals], headers=headers)
+    table = tabulate([*rows, totals], headers=headers, disable_numparse=[0])
     faults = "".join(f"\n{v.exercise.name}: {fault}" for v in found for fault in v.faults)
     return f"{table}\n{faults}".rstrip()
 
