@@ -1068,19 +1068,18 @@ def test_ppo_learning_phase__schedule(student):
 
 
 def test_ppo_learning_phase__learns_the_enumerable_task(student):
-    """With one generated token the expected reward is an exact sum over the vocabulary; a few phases must raise it."""
+    """With one generated token the expected reward is an exact sum over the vocabulary; two phases must raise it."""
     args = RLHFArgs(
-        base_model="pocket", device="cpu", prefix="The", gen_len=1, batch_size=64, num_minibatches=2, reward_fn=count_vowels,
-        kl_coef=0.0, ent_coef=0.0, base_lr=1e-3, warmup_steps=0, total_phases=6, gae_lambda=0.0,
+        base_model="pocket", device="cpu", prefix="The", gen_len=1, batch_size=128, num_minibatches=2, reward_fn=count_vowels,
+        kl_coef=0.0, ent_coef=0.0, base_lr=1e-4, warmup_steps=0, final_scale=1.0, total_phases=2, gae_lambda=0.0,
     )  # fmt: skip
     trainer = student.call("RLHFTrainer", args)
     before = expected_reward(fresh_model(), args.prefix, count_vowels)
     for _ in range(args.total_phases):
         memory = student.call("rollout_phase", on=trainer)
         student.call("learning_phase", memory, on=trainer)
-    twin = twin_of(spare_model(), student.tensors(trainer))
-    after = expected_reward(twin, args.prefix, count_vowels)
-    expect.true(after > before + 0.3, f"an expected reward above {before + 0.3:.3f}, from {before:.3f}", f"{after:.3f}")
+    after = expected_reward(twin_of(spare_model(), student.tensors(trainer)), args.prefix, count_vowels)
+    expect.true(after > before + 0.5, f"an expected reward above {before + 0.5:.3f}, from {before:.3f}", f"{after:.3f}")
 
 
 # Many prompts

@@ -30,17 +30,24 @@ def next_step(exercise: Exercise, state: str) -> str:
 
 
 def summary_table(outcomes: Outcomes, width: int = 100) -> str:
-    """Exercise, points, state, next step, and the points in all; without the last column on a narrow terminal."""
-    rows = []
-    for exercise, told in outcomes.items():
-        state = state_of(told)
-        rows.append((exercise.number, exercise.name, exercise.points, state, next_step(exercise, state)))
-    if width < 90:
-        rows = [row[:4] for row in rows]
-    headers = ("", "exercise", "points", "state", "next")[: len(rows[0])]
-    earned = sum(row[2] for row in rows if row[3] == "passed")
-    table = tabulate(rows, headers=headers, disable_numparse=True, colalign=("left",) * len(headers))
-    return f"{table}\n{earned} of {sum(row[2] for row in rows)} points"
+    """Exercise, points, state and next step, and the points in all.
+
+    Where the terminal is too narrow for the last column, the first exercise's next step stands beneath the table.
+    """
+    states = {exercise: state_of(told) for exercise, told in outcomes.items()}
+    rows = [(e.number, e.name, e.points, state, next_step(e, state)) for e, state in states.items()]
+    headers = ("", "exercise", "points", "state", "next")
+    points = f"{sum(row[2] for row in rows if row[3] == 'passed')} of {sum(row[2] for row in rows)} points"
+    table = plain_table(rows, headers)
+    if max(map(len, table.splitlines())) <= width:
+        return f"{table}\n{points}"
+    following = next((f"\nNext: {row[4]}" for row in rows if row[4]), "")
+    return f"{plain_table([row[:4] for row in rows], headers[:4])}\n{points}{following}"
+
+
+def plain_table(rows: list[tuple], headers: tuple[str, ...]) -> str:
+    """A table with everything to the left."""
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=("left",) * len(headers))
 
 
 def status_table(root: Path, progress: Progress, width: int = 100) -> str:

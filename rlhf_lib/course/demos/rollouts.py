@@ -9,7 +9,7 @@ from rlhf_lib.rewards import correctness_reward, reward_fn_char_count
 from rlhf_lib.rollouts import get_logprobs, get_samples, rollout
 from rlhf_lib.tasks import PocketTask
 
-PROBLEMS = 40
+PROBLEMS = 30
 GROUP = 8  # completions of each problem
 GEN_LEN = 48
 SETTINGS = {
