@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/rlhf train grpo --task pocket --output-dir $(RUN)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -127,7 +127,7 @@ class Student:
                     raise Wrong(("expected", f"a {owner.kind} with a tensor {name}"), ("got", f"only {has}"))
                 found[name].copy_(tensor)
         result = {name: tensor.detach().clone() for name, tensor in found.items()}
-        self.trace.append(Observation(f"tensors of {owner.kind}", result))
+        self.trace.append(Observation(f"tensors of {owner.kind}", remembered(result)))
         return result
 
     # beneath them
@@ -161,9 +161,9 @@ class Student:
         torch.manual_seed(self.seed + 7919 * len(self.trace))
         try:
             function = self.guarded(lambda: self.find(name, on))
-            observation.result = self.encode(
-                self.guarded(lambda: how(function, inputs, options) if is_called(function, inputs, options) else function)
-            )
+            found = self.guarded(lambda: how(function, inputs, options) if is_called(function, inputs, options) else function)
+            result = self.encode(found)
+            observation.result = remembered(result)
         except Wrong as error:
             observation.raised = str(error)
             raise
@@ -178,7 +178,7 @@ class Student:
         if observation.changed:
             which = parameter_name(function, observation.changed[0])
             raise Wrong(("expected", "the inputs unchanged"), ("got", f"{which} was changed in place; work on a new tensor"))
-        return observation.result
+        return result
 
     def guarded(self, work: Callable[[], Any]) -> Any:
         """Run code of the student's, and turn what it raises into Wrong with the student's own lines."""
@@ -237,6 +237,19 @@ def to_differentiate(value: Any, weights: Tensor | None) -> Tensor | None:
     if not isinstance(value, Tensor) or value.shape != (torch.Size() if weights is None else weights.shape):
         return None
     return value if weights is None else (value * weights).sum()
+
+
+def remembered(value: Any, most: int = 4096) -> Any:
+    """A result as the trace keeps it: of a large tensor only its sums and some entries from all over."""
+    if isinstance(value, Tensor) and value.numel() > most:
+        flat = value.flatten().double()
+        sums = torch.stack([flat.sum(), flat.abs().sum(), flat.square().sum()])
+        return list(value.shape), value.dtype, flat[:: flat.numel() // 1024].clone(), sums
+    if isinstance(value, dict):
+        return {key: remembered(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(remembered(item) for item in value)
+    return value
 
 
 def is_called(found: Any, inputs: list[Any], options: dict[str, Any]) -> bool:

@@ -59,7 +59,7 @@ def tiny_config(kind):
 
 @pytest.fixture(scope="session", autouse=True)
 def _threads():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # the suite runs in two processes (make test)
 
 
 @pytest.fixture(scope="session")
