@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 	$(BIN)/rlhf train grpo --task pocket --output-dir $(RUN)
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

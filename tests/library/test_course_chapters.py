@@ -15,8 +15,9 @@ from .course_answers import RIGHT, ROOT, fill, stubs
 
 
 def words_of(chapter):
-    """Words of a chapter's prose: folds, code and formulas left out."""
+    """Words of a chapter's prose: folds, code, formulas, and the exercises' headings and lines of figures left out."""
     text = re.sub(r"<details>.*?</details>|```.*?```|\$\$.*?\$\$", "", chapter, flags=re.DOTALL)
+    text = re.sub(r"^(### Exercise|\*Difficulty).*$", "", text, flags=re.MULTILINE)
     return len(text.split())
 
 

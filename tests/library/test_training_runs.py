@@ -85,7 +85,7 @@ def start_training(run, *more):
 
 
 def wait_for_phases(run, count, process):
-    for _ in range(600):
+    for _ in range(1800):
         if len(read_json_lines(run / "metrics.jsonl")) >= count:
             return
         assert process.poll() is None, process.stdout.read()
