@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 541071469b1d
+# Rendered by `rlhf course render`; fingerprint 4c52d0e2c680
 """Exercises of chapters/4_grpo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_grpo.py` (add -k NAME for one exercise), get a hint with
@@ -138,7 +138,10 @@ def calc_kl_estimate_penalty(
 
 
 def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float | None = None) -> dict[str, float]:
-    """Share of groups without reward spread, and how many of the phase's groups those are, split all-best and all-worse."""
+    """Shares of all groups: groups_without_spread, and the two kinds of those, groups_all_right and groups_all_wrong.
+
+    A flat group is all right if its reward is at least `best` (None: the highest of the phase) and above 0, else all wrong.
+    """
     raise NotAttempted("group_metrics", "chapters/4_grpo.md, exercise 4.8")
 
 

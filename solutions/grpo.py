@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint af2c5e36d744
+# Rendered by `rlhf course render`; fingerprint f4811518059e
 """Solutions of chapters/4_grpo.md; run them with `python -m solutions.grpo`.
 
 GRPO on word problems: reasoning emerges while one watches.
@@ -123,7 +123,10 @@ def calc_kl_estimate_penalty(
 
 
 def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float | None = None) -> dict[str, float]:
-    """Share of groups without reward spread, and how many of the phase's groups those are, split all-best and all-worse."""
+    """Shares of all groups: groups_without_spread, and the two kinds of those, groups_all_right and groups_all_wrong.
+
+    A flat group is all right if its reward is at least `best` (None: the highest of the phase) and above 0, else all wrong.
+    """
     groups = rewards.reshape(-1, group_size)
     flat = (groups == groups[:, :1]).all(dim=1)
     top = rewards.max() if best is None else best

@@ -1,11 +1,9 @@
-"""The checkers' options and report come from the course; the shapes in the library's signatures are checked while tests run."""
+"""The checkers' options and report come from the course."""
 
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-from jaxtyping import install_import_hook
 
 from rlhf_lib.course.pytest_plugin import (  # noqa: F401
     pytest_addoption,
@@ -17,5 +15,3 @@ from rlhf_lib.course.pytest_plugin import (  # noqa: F401
     pytest_terminal_summary,
     student,
 )
-
-install_import_hook("rlhf_lib", "beartype.beartype")

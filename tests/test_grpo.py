@@ -50,13 +50,21 @@ def test_compute_group_advantages__eps_is_added(student):
     agree(student, "compute_group_advantages", group_relative, 1e-3 * student.randn(8), 4, eps=0.1)
 
 
+def inexact(student, size):
+    """A number whose mean over `size` copies is off by rounding."""
+    while True:
+        number = student.rand(1)
+        if not torch.equal(number.expand(size).mean(), number[0]):
+            return number
+
+
 def test_compute_group_advantages__a_group_without_spread(student):
     """A group whose rewards are all the same has nothing to teach: exact zeros, beside a group that has."""
-    flat = student.rand(1).expand(4) * 0.7
-    rewards = torch.cat([flat, student.randn(4)])
-    got = student.call("compute_group_advantages", rewards, 4)
-    expect.equal(got[:4], torch.zeros(4), "the flat group's advantages")
-    expect.close(got, torch.cat([torch.zeros(4), group_relative(rewards[4:], 4)]))
+    flat = inexact(student, 7).expand(7)
+    rewards = torch.cat([flat, student.randn(7)])
+    got = student.call("compute_group_advantages", rewards, 7)
+    expect.equal(got[:7], torch.zeros(7), "the flat group's advantages")
+    expect.close(got, torch.cat([torch.zeros(7), group_relative(rewards[7:], 7)]))
 
 
 def test_spread_over_tokens__values(student):
@@ -203,6 +211,19 @@ def test_calc_kl_estimate_penalty__masks(student):
         )  # fmt: skip
 
 
+def test_calc_kl_estimate_penalty__infinities_in_padding(student):
+    """What stands after the end never matters, not even an infinity, in value or gradient."""
+    logprobs, reference = logprob_pair(student, 3, 5)
+    mask = (torch.arange(5) < torch.tensor([[5], [2], [3]])).float()
+    hidden = [values.masked_fill(mask == 0, 0.0) for values in (logprobs, reference)]
+    expected = hidden[0].clone().requires_grad_()
+    value = estimated_penalty(expected, hidden[1], 0.5, 5, mask=mask)
+    padded = logprobs.masked_fill(mask == 0, -float("inf"))
+    got, grads = student.value_and_grad("calc_kl_estimate_penalty", padded, reference, 0.5, 5, mask=mask)
+    expect.close(got, value.detach())
+    require_gradient(grads[0], torch.autograd.grad(value, expected)[0], "logprobs")
+
+
 def metrics_by_counting(rewards, group_size, best=None):
     groups = rewards.split(group_size)
     best = rewards.max() if best is None else best
@@ -215,9 +236,9 @@ def metrics_by_counting(rewards, group_size, best=None):
     }
 
 
-def compare_metrics(student, rewards, group_size):
-    got = student.call("group_metrics", rewards, group_size)
-    for name, value in metrics_by_counting(rewards, group_size).items():
+def compare_metrics(student, rewards, group_size, *best):
+    got = student.call("group_metrics", rewards, group_size, *best)
+    for name, value in metrics_by_counting(rewards, group_size, *best).items():
         expect.true(isinstance(got, dict) and name in got, f"a dictionary with {name}", expect.show(got))
         expect.close(got[name], value, name)
 
@@ -232,6 +253,13 @@ def test_group_metrics__shares(student):
 def test_group_metrics__nothing_right(student):
     """When no completion of the phase was right, no group is all right."""
     compare_metrics(student, torch.zeros(8), 4)
+
+
+def test_group_metrics__rewards_between(student):
+    """A flat group below the best is all wrong, even if its reward is not 0; `best` may be given, and may be 0."""
+    rewards = torch.tensor([0.5, 0.5, 1.0, 0.0, 1.0, 1.0, 0.25, 0.25])
+    for best in ((), (2.0,), (0.0,), (0.5,)):
+        compare_metrics(student, rewards, 2, *best)
 
 
 def test_group_metrics__one_group(student):
@@ -365,6 +393,15 @@ def minibatch_for(student, args, twin, prompts, mask=None):
     )
 
 
+def average(each, mask, reduction):
+    """The three averages over real tokens."""
+    if reduction == "token":
+        return (each * mask).sum() / mask.sum()
+    if reduction == "sequence":
+        return ((each * mask).sum(1) / mask.sum(1)).mean()
+    return (each * mask).sum() / mask.numel()
+
+
 def grpo_objective(args, minibatch, twin, exact_kl):
     """The objective from its definition, by hand."""
     logits, _ = twin.forward_with_value_head(minibatch.sample_ids, minibatch.attention_mask)
@@ -379,20 +416,21 @@ def grpo_objective(args, minibatch, twin, exact_kl):
     )
     entropy = -(all_logprobs.exp() * all_logprobs).sum(-1)
     exact = (all_logprobs.exp() * (all_logprobs - ref)).sum(-1)
-    penalty = exact if exact_kl else k3(logprobs, ref.gather(-1, taken).squeeze(-1))
+    q = ref.gather(-1, taken).squeeze(-1) - logprobs
+    penalty = exact if exact_kl else {"k1": -q, "k2": q**2 / 2, "k3": q.exp() - q - 1}[args.kl_estimator]
     each = surrogate + args.ent_coef * entropy - args.kl_coef * penalty
     mask = torch.ones_like(each) if minibatch.mask is None else minibatch.mask
-    return (each * mask).sum() / mask.sum()
+    return average(each, mask, args.reduction)
 
 
-def compare_objective(student, args, trainer, minibatch, twin):
-    """Value and gradient are those of the definition, with KL either exact or estimated by k3."""
+def compare_objective(student, args, trainer, minibatch, twin, kinds=("exact", "estimated")):
+    """Value and gradient are those of the definition, with KL of one of the kinds."""
     got, grads = student.value_and_grad("compute_rlhf_objective", minibatch, on=trainer, wrt=(trainer,))
-    expected = {kind: grpo_objective(args, minibatch, twin, kind == "exact") for kind in ("exact", "k3")}
+    expected = {kind: grpo_objective(args, minibatch, twin, kind == "exact") for kind in kinds}
     distance = {
         kind: abs(float(got) - float(value.detach())) for kind, value in expected.items() if isinstance(got, torch.Tensor)
     }
-    kind = min(distance, key=distance.get) if distance else "k3"
+    kind = min(distance, key=distance.get) if distance else "estimated"
     expect.close(got, expected[kind].detach(), "objective", rtol=1e-4, atol=1e-5)
     names = [f"model.{name}" for name, p in twin.named_parameters() if p.requires_grad]
     expected_grads = torch.autograd.grad(expected[kind], [p for p in twin.parameters() if p.requires_grad])
@@ -536,6 +574,28 @@ def test_grpo_many_prompts__objective_counts_real_tokens(student):
     mask = (torch.arange(6) < torch.tensor([[6], [2], [4], [1]])).float()
     prompts = ["Question: Anna has", "Tom", "Question: Max has 4 pears and", "The end"]
     compare_objective(student, args, trainer, minibatch_for(student, args, twin, prompts, mask), twin)
+
+
+def test_grpo_many_prompts__arguments_reach_the_objective(student):
+    """kl_estimator and reduction do what they say."""
+    for estimator, reduction in (("k2", "sequence"), ("k1", "constant")):
+        args = many_prompts_args(gen_len=6, batch_size=8, kl_estimator=estimator, reduction=reduction)
+        trainer = student.call("GrpoTrainer", args)
+        twin = lora_twin(disturb(student, trainer, ".B", MOVED), args)
+        mask = (torch.arange(6) < torch.tensor([[6], [2], [4], [1]])).float()
+        prompts = ["Question: Anna has", "Tom", "Question: Max has 4 pears and", "The end"]
+        minibatch = minibatch_for(student, args, twin, prompts, mask)
+        compare_objective(student, args, trainer, minibatch, twin, kinds=("estimated",))
+
+
+def test_grpo_many_prompts__advantages_without_deviation(student):
+    """advantage_std none only centres the rewards of a group."""
+    args = one_prefix_args(student, advantage_std="none", group_size=4)
+    memory, twin = memory_of(student, args)
+    texts = twin.tokenizer.batch_decode(memory["sample_ids"][:, -args.gen_len :], skip_special_tokens=True)
+    rewards = count_vowels([args.prefix + text for text in texts])
+    expected = group_relative(rewards, 4, std="none")[:, None].expand(-1, args.gen_len)
+    expect.close(memory["advantages"], expected, "advantages", rtol=1e-4)
 
 
 def test_grpo_many_prompts__a_small_clip_upwards(student):

@@ -24,6 +24,7 @@ from rlhf_lib.course.student import Crash, Handle, Observation, Student
 
 Check = Callable[[Student], None]
 TIME_LIMIT = 60  # seconds a check may take before it counts as hanging
+MOST_DIAGNOSED = 3  # wrong checks of an exercise that are compared with the bank
 
 
 def exercise_of(check_name: str) -> str:
@@ -112,19 +113,27 @@ def outcomes_of_mistake(root: Path, exercise: Exercise, wrong: Mistake, check: C
 
 
 def diagnose(root: Path, exercise: Exercise, answer: Implementation, failed: Outcome, seed: int) -> Mistake | None:
-    """The known mistake that behaves as the answer does in every operation of every check; None without exactly one.
+    """The known mistake that behaves as the answer does in a failed check; None without exactly one.
 
-    A diagnosis that is wrong would be worse than none, so nothing less than the same values, gradients and errors counts.
+    Nothing less than the same values, gradients and errors in every operation counts, since a wrong diagnosis would be
+    worse than none. Where several mistakes do the same in this check, or the answer raises an error, all other checks decide.
     """
-    checks = sorted(checks_of(root, exercise), key=lambda check: check.__name__ != failed.check)
-    candidates = list(bank_of(exercise))
-    for check in checks:
-        if not candidates:
-            return None
-        ours = failed if check.__name__ == failed.check else run_check(check, make_student(root, exercise, answer, seed))
-        theirs = {known: outcomes_of_mistake(root, exercise, known, check, seed).trace for known in candidates}
-        candidates = [known for known in candidates if same_trace(ours.trace, theirs[known])]
+    check = next(check for check in checks_of(root, exercise) if check.__name__ == failed.check)
+    candidates = behaving_like(root, exercise, failed.trace, list(bank_of(exercise)), check, seed)
+    if len(candidates) == 1 and not failed.crashed:
+        return candidates[0]
+    for other in checks_of(root, exercise):
+        if candidates and other is not check:
+            ours = run_check(other, make_student(root, exercise, answer, seed)).trace
+            candidates = behaving_like(root, exercise, ours, candidates, other, seed)
     return candidates[0] if len(candidates) == 1 else None
+
+
+def behaving_like(
+    root: Path, exercise: Exercise, trace: list[Observation], candidates: list[Mistake], check: Check, seed: int
+) -> list[Mistake]:
+    """Those mistakes whose operations in a check had the same results."""
+    return [m for m in candidates if same_trace(trace, outcomes_of_mistake(root, exercise, m, check, seed).trace)]
 
 
 def with_diagnosis(root: Path, exercise: Exercise, answer: Implementation, failed: Outcome, seed: int) -> Outcome:
@@ -136,11 +145,11 @@ def with_diagnosis(root: Path, exercise: Exercise, answer: Implementation, faile
 
 
 def check_exercise(root: Path, exercise: Exercise, answer: Implementation, seed: int) -> list[Outcome]:
-    """All outcomes of an exercise, its first wrong one with a diagnosis."""
+    """All outcomes of an exercise; the first wrong ones are diagnosed until one has a name."""
     outcomes = run_exercise(root, exercise, answer, seed)
-    wrong = next((outcome for outcome in outcomes if outcome.state == "wrong"), None)
-    if wrong is not None:
-        with_diagnosis(root, exercise, answer, wrong, seed)
+    for wrong in [outcome for outcome in outcomes if outcome.state == "wrong"][:MOST_DIAGNOSED]:
+        if with_diagnosis(root, exercise, answer, wrong, seed).is_diagnosed:
+            break
     return outcomes
 
 

@@ -18,7 +18,7 @@ HELP = """usage: rlhf course COMMAND
 
 Your way through the course:
   rlhf course status               where you stand, and what comes next
-  rlhf course check [NAME]         check an exercise (default: the next one); --watch checks again on every save
+  rlhf course check [NAME]         check an exercise (default: the next one); --watch: again on every save
   rlhf course hint NAME            a hint, one more each time
   rlhf course solution NAME        your answer beside the solution; locked until passed, or --give-up
   rlhf course reset NAME           put an exercise's stub back; your file is kept as a dated copy
@@ -52,6 +52,9 @@ def check(root: Path, words: list[str]) -> int:
         print("Every exercise is passed.")
         return 0
     seed = secrets.randbelow(10_000) if given.input_seed is None else given.input_seed
+    if given.watch and progress.state(exercise) == "passed":
+        print(f"{exercise.name} is passed already; nothing to watch.")
+        return 0
     if not given.watch:
         return 0 if check_once(root, exercise, progress, seed) == "passed" else 1
     return watch(root, exercise, progress, seed)
@@ -78,7 +81,7 @@ def watch(root: Path, exercise: Exercise, progress: Progress, seed: int, pause: 
     """Check at every save until the exercise is passed; Ctrl-C leaves."""
     file = root / "exercises" / f"{exercise.topic}.py"
     seen = None
-    print(f"Watching {file.name} for {exercise.name}; Ctrl-C leaves.", flush=True)
+    print(f"Watching {file.name} for {exercise.name} until it is passed; Ctrl-C leaves.", flush=True)
     while True:
         try:
             now = file.stat().st_mtime_ns if file.exists() else None

@@ -120,4 +120,6 @@ def find_exercise(root: Path, name: str) -> Exercise:
         if name in (exercise.name, exercise.number):
             return exercise
     near = ", ".join(e.name for e in all_exercises(root) if name.lower() in e.name.lower())
-    raise InputError(f"{name!r} is not an exercise; {'did you mean ' + near if near else 'rlhf course status lists them all'}")
+    raise InputError(
+        f"{name!r} is not an exercise; {'did you mean ' + near + '?' if near else 'rlhf course status lists them all'}"
+    )

@@ -16,6 +16,11 @@ class Outcome:
     trace: list[Any] = field(default_factory=list)
     crashed: bool = False
 
+    @property
+    def is_diagnosed(self) -> bool:
+        """Whether it was recognised as a known mistake."""
+        return any(label == "diagnosis" for label, _ in self.lines)
+
     def text(self) -> str:
         """The lines under each other."""
         width = max([len(label) for label, _ in self.lines], default=0)

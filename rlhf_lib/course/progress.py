@@ -66,8 +66,11 @@ class Progress:
         self.save()
 
     def next_exercise(self) -> Exercise | None:
-        """The first exercise that is not passed."""
-        return next((e for e in all_exercises(self.root) if self.state(e) != "passed"), None)
+        """The first exercise that is not passed, in a chapter that was begun if there is one."""
+        states = {exercise: self.state(exercise) for exercise in all_exercises(self.root)}
+        begun = {exercise.topic for exercise, state in states.items() if state != "todo"}
+        left = [exercise for exercise, state in states.items() if state != "passed"]
+        return next((exercise for exercise in left if exercise.topic in begun), left[0] if left else None)
 
 
 def answer_fingerprint(root: Path, exercise: Exercise) -> str | None:

@@ -81,13 +81,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     report = yield
     if call.when != "call" or not hasattr(item, "course"):
         return report
-    from rlhf_lib.course.checks import outcome_of, with_diagnosis
+    from rlhf_lib.course.checks import MOST_DIAGNOSED, outcome_of, with_diagnosis
 
     root, exercise, answer = item.course
     error = call.excinfo.value if call.excinfo else None
     outcome = outcome_of(item.function, item.funcargs["student"], error)
     told = item.config.course_outcomes.setdefault(exercise, [])
-    if outcome.state == "wrong" and all(earlier.state != "wrong" for earlier in told):
+    wrong = [earlier for earlier in told if earlier.state == "wrong"]
+    if outcome.state == "wrong" and len(wrong) < MOST_DIAGNOSED and not any(earlier.is_diagnosed for earlier in wrong):
         with_diagnosis(root, exercise, answer, outcome, item.config.course_seed)
     told.append(outcome)
     report.course_state = outcome.state

@@ -18,7 +18,8 @@ def wrong_answers(outcomes: Outcomes) -> str:
         wrong = [outcome for outcome in told if outcome.state == "wrong"]
         if wrong:
             more = f"\n  and {len(wrong) - 1} more of its {len(told)} checks" if len(wrong) > 1 else ""
-            blocks.append(f"\n{exercise.number} {exercise.name} is not right yet\n{wrong[0].text()}{more}")
+            shown = next((outcome for outcome in wrong if outcome.is_diagnosed), wrong[0])
+            blocks.append(f"\n{exercise.number} {exercise.name} is not right yet\n{shown.text()}{more}")
     return "\n".join(blocks)
 
 
@@ -63,7 +64,7 @@ def status_table(root: Path, progress: Progress, width: int = 100) -> str:
         table = tabulate(rows, headers=headers, disable_numparse=True, tablefmt="plain")
         parts.append(f"{exercises[0].chapter.removesuffix('.md')}  {bar(done, points)} {done}/{points}\n{table}\n")
     following = progress.next_exercise()
-    end = f"{earned} of {total} points. "
+    end = f"{earned} of {total} points (unchecked: changed since it was last checked). "
     if following is None:
         return "\n".join(parts) + f"\n{end}Everything is passed."
     return "\n".join(parts) + f"\n{end}Next: {following.name} ({following.where});\nthen: rlhf course check {following.name}"

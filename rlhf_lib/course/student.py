@@ -45,6 +45,32 @@ class Observation:
     changed: tuple[str, ...] = ()
 
 
+class Watched(dict):
+    """A dictionary of tensors that writes down which of them were looked at: answers may differ in the others."""
+
+    def __init__(self, found: dict[str, Tensor], looked_at: dict[str, Any]):
+        super().__init__(found)
+        self.looked_at = looked_at
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = super().__getitem__(name)
+        self.looked_at[name] = remembered(value)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The tensor of a name, or the default."""
+        present = name in self
+        return self[name] if present else default
+
+    def items(self) -> Any:
+        """All names and tensors; all are then looked at."""
+        return [(name, self[name]) for name in self]
+
+    def values(self) -> Any:
+        """All tensors; all are then looked at."""
+        return [self[name] for name in self]
+
+
 class Student:
     """Calls code under check.
 
@@ -126,9 +152,9 @@ class Student:
                     has = ", ".join(found) or "none"
                     raise Wrong(("expected", f"a {owner.kind} with a tensor {name}"), ("got", f"only {has}"))
                 found[name].copy_(tensor)
-        result = {name: tensor.detach().clone() for name, tensor in found.items()}
-        self.trace.append(Observation(f"tensors of {owner.kind}", remembered(result)))
-        return result
+        looked_at: dict[str, Any] = {}
+        self.trace.append(Observation(f"tensors of {owner.kind}", looked_at))
+        return Watched({name: tensor.detach().clone() for name, tensor in found.items()}, looked_at)
 
     # beneath them
 

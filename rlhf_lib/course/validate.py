@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from rlhf_lib.course.assemble import Implementation, solutions
 from rlhf_lib.course.bank import Mistake, bank_of
-from rlhf_lib.course.checks import Check, checks_of, outcomes_of_mistake, run_exercise, same_trace
+from rlhf_lib.course.checks import Check, behaving_like, checks_of, outcomes_of_mistake, run_exercise
 from rlhf_lib.course.manifest import Exercise, load_course
 from rlhf_lib.course.outcomes import Outcome, state_of
 from rlhf_lib.course.render import render_stubs
@@ -85,7 +85,7 @@ def behaving_alike(root: Path, exercise: Exercise, known: Mistake, check: Check,
     for each in sorted(checks_of(root, exercise), key=lambda other: other is not check):
         if others:
             ours = outcomes_of_mistake(root, exercise, known, each, seed).trace
-            others = [o for o in others if same_trace(ours, outcomes_of_mistake(root, exercise, o, each, seed).trace)]
+            others = behaving_like(root, exercise, ours, others, each, seed)
     return others
 
 

@@ -86,7 +86,10 @@ def explained_variance(values: Float[Tensor, "batch gen"], returns: Float[Tensor
 
 
 def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float | None = None) -> dict[str, float]:
-    """Share of groups without reward spread, and how many of the phase's groups those are, split all-best and all-worse."""
+    """Shares of all groups: groups_without_spread, and the two kinds of those, groups_all_right and groups_all_wrong.
+
+    A flat group is all right if its reward is at least `best` (None: the highest of the phase) and above 0, else all wrong.
+    """
     groups = rewards.reshape(-1, group_size)
     flat = (groups == groups[:, :1]).all(dim=1)
     top = rewards.max() if best is None else best

@@ -1,8 +1,12 @@
-"""Fixtures: tiny models on disk, small trainers, and the real data where it is."""
+"""Fixtures: tiny models on disk, small trainers, the real data where it is; shapes in signatures are checked at run time."""
 
 import os
 import shutil
 from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+install_import_hook("rlhf_lib", "beartype.beartype")
 
 import pytest
 import torch

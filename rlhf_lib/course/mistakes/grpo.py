@@ -8,6 +8,11 @@ DEVIATION = "(groups.std(dim=1, keepdim=True, unbiased=is_unbiased(std)) + eps)"
 BANK: dict[str, list[Mistake]] = {
     "compute_group_advantages": [
         mistake(
+            "a group without spread keeps what rounding leaves of its mean, where exact zeros are asked for",
+            ("advantages.masked_fill(without_spread, 0.0)", "advantages"),
+        ),
+        mistake("eps is left out", ("unbiased=is_unbiased(std)) + eps)", "unbiased=is_unbiased(std)))")),
+        mistake(
             "dividing by the population's standard deviation (n) where the sample's (n - 1) is meant",
             ("is_unbiased(std)", "False"),
         ),
@@ -74,6 +79,14 @@ BANK: dict[str, list[Mistake]] = {
     ],
     "compute_leave_one_out": [
         mistake(
+            "the group's whole sum, own reward included, is divided by G - 1",
+            ("(groups.sum(dim=1, keepdim=True) - groups) /", "groups.sum(dim=1, keepdim=True) /"),
+        ),
+        mistake(
+            "the centred reward is scaled by (G - 1) / G, where G / (G - 1) is meant",
+            ("groups - others", "(groups - others) * ((group_size - 1) / group_size) ** 2"),
+        ),
+        mistake(
             "the mean includes the completion's own reward",
             ("(groups.sum(dim=1, keepdim=True) - groups)", "groups.sum(dim=1, keepdim=True)"),
             ("(group_size - 1)", "group_size"),
@@ -98,6 +111,14 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "compute_process_advantages": [
+        mistake(
+            "only the token that ends a step gets its reward: == in place of >=",
+            ("step_ends[:, :, None] >= positions", "step_ends[:, :, None] == positions"),
+        ),
+        mistake(
+            "the sum over steps is divided by the number of columns: .mean(1) in place of .sum(1)",
+            ("still_to_end).sum(dim=1)", "still_to_end).mean(dim=1)"),
+        ),
         mistake(
             "steps before t are summed, not those that end at or after t",
             ("step_ends[:, :, None] >= positions", "(step_ends[:, :, None] <= positions) & (step_ends[:, :, None] >= 0)"),
@@ -178,6 +199,7 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "estimate_kl_k3": [
+        mistake("the 1 is added, not subtracted", ("log_ratio.expm1() - log_ratio", "log_ratio.exp() + 1 - log_ratio")),
         mistake(
             "the log-ratio is reversed, which makes it an estimate of chi-squared minus KL",
             ("ref_logprobs - logprobs", "logprobs - ref_logprobs"),
@@ -198,6 +220,13 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "calc_kl_estimate_penalty": [
+        mistake(
+            "padding is hidden only after the estimate, when infinities there have made the gradient nan",
+            (
+                "KL_ESTIMATORS[estimator](hide(logprobs, mask), hide(ref_logprobs.detach(), mask))",
+                "hide(KL_ESTIMATORS[estimator](logprobs, ref_logprobs.detach()), mask)",
+            ),
+        ),
         mistake("gradient flows into the reference", ("ref_logprobs.detach()", "ref_logprobs")),
         mistake("kl_coef is left out", ("kl_coef * reduce_tokens", "reduce_tokens")),
         mistake(
@@ -238,6 +267,14 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "group_metrics": [
+        mistake(
+            "only groups whose reward is exactly 0 count as all wrong",
+            ("float((flat & ~all_right).float().mean())", "float((flat & (groups[:, 0] == 0)).float().mean())"),
+        ),
+        mistake(
+            "`best` is ignored, or taken for missing when it is 0",
+            ("rewards.max() if best is None else best", "best or rewards.max()"),
+        ),
         mistake(
             "spread is looked for over the whole batch, not within groups",
             ("(groups == groups[:, :1]).all(dim=1)", "(groups == groups[:1, :1]).all(dim=1)"),
@@ -369,6 +406,9 @@ BANK: dict[str, list[Mistake]] = {
         mistake("clip_coef is a fixed 0.2", ("minibatch.advantages, args.clip_coef, clip", "minibatch.advantages, 0.2, clip")),
     ],
     "grpo_many_prompts": [
+        mistake("kl_estimator is never passed on", ("estimator=args.kl_estimator, ", "")),
+        mistake("reduction is never passed on", (', "reduction": args.reduction', "")),
+        mistake("advantage_std is never passed on", (", std=args.advantage_std", "")),
         mistake(
             "the whole batch is one group, whatever the prompts",
             (
