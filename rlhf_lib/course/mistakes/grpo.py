@@ -5,6 +5,24 @@ from rlhf_lib.course.bank import Mistake, mistake
 CENTRE = "groups - groups.mean(dim=1, keepdim=True)"
 DEVIATION = "(groups.std(dim=1, keepdim=True, unbiased=is_unbiased(std)) + eps)"
 
+EXACT_KL = (  # the classic form of the penalty; most mistakes in the objective are made in both
+    "calc_kl_estimate_penalty(\n"
+    "            logprobs, minibatch.ref_logprobs, args.kl_coef, estimator=args.kl_estimator, **shared\n        )",
+    "exact_kl_penalty(policy_logits, minibatch.ref_logits[:, -args.gen_len - 1 : -1] / args.temperature, "
+    "args.kl_coef, **shared)",
+)
+IMPORT_EXACT = (
+    "args, mask = self.args, minibatch.mask",
+    "from rlhf_lib.objectives import calc_kl_penalty as exact_kl_penalty\n\n        args, mask = self.args, minibatch.mask",
+)
+RETURNED = "return surrogate + entropy_bonus - kl_penalty"
+
+
+def with_exact_kl(when: str, *edits: tuple[str, str]) -> Mistake:
+    """A mistake in an objective whose KL is exact."""
+    return mistake(when, EXACT_KL, IMPORT_EXACT, *edits)
+
+
 BANK: dict[str, list[Mistake]] = {
     "compute_group_advantages": [
         mistake(
@@ -320,6 +338,29 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "GrpoTrainer": [
+        with_exact_kl(
+            "the KL penalty is added, which rewards divergence", (RETURNED, "return surrogate + entropy_bonus + kl_penalty")
+        ),
+        with_exact_kl("the entropy bonus is subtracted", (RETURNED, "return surrogate - entropy_bonus - kl_penalty")),
+        with_exact_kl(
+            "the objective is negated, as a loss would be: the optimiser maximises",
+            (RETURNED, "return -(surrogate + entropy_bonus - kl_penalty)"),
+        ),
+        with_exact_kl(
+            "advantages are whitened once more over the minibatch, so that constant ones become noise",
+            (
+                "minibatch.advantages, args.clip_coef, clip_coef_high",
+                "minibatch.advantages, args.clip_coef, eps=1e-8, clip_coef_high",
+            ),
+        ),
+        with_exact_kl(
+            "the objective is computed by the base model without its adapters, so that nothing is trained",
+            (
+                "logits, _ = self.model.forward_with_value_head(\n"
+                "            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1\n        )",
+                "logits = self.model(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1)",
+            ),
+        ),
         mistake(
             "the log-probabilities kept in the memory are the reference's, not the sampling policy's",
             (
