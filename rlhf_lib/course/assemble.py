@@ -26,13 +26,12 @@ class Implementation:
 
     text: str
     file: str
-    trees: dict[str, Any] = field(default_factory=dict, compare=False)
+    compiled: dict[str, types.CodeType] = field(default_factory=dict, compare=False)
+    """Its code merged with the library's, by exercise."""
 
     def tree(self) -> ast.Module:
         """Its syntax tree; SyntaxError as Python gives it."""
-        if "tree" not in self.trees:
-            self.trees["tree"] = ast.parse(self.text, self.file)
-        return self.trees["tree"]
+        return ast.parse(self.text, self.file)
 
 
 @cache
@@ -59,20 +58,22 @@ def with_edits(base: Implementation, name: str, new_text: str) -> Implementation
 
 def assemble(root: Path, exercise: Exercise, answer: Implementation) -> dict[str, Any]:
     """The names that checks of an exercise see: its targets from `answer`, all other definitions from the library."""
-    exercised = {name for other in load_course(root)[exercise.topic] for name in other.local_targets}
-    merged = merge(answer.tree(), solutions(root, exercise.topic).tree(), set(exercise.local_targets), exercised)
-    return execute(answer, merged, exercise)
+    if exercise.name not in answer.compiled:
+        exercised = {name for other in load_course(root)[exercise.topic] for name in other.local_targets}
+        merged = merge(answer.tree(), solutions(root, exercise.topic).tree(), set(exercise.local_targets), exercised)
+        answer.compiled[exercise.name] = compile(merged, answer.file, "exec")
+    return execute(answer, answer.compiled[exercise.name], exercise)
 
 
-def merge(answer: ast.Module, library: ast.Module, targets: set[str], exercised: set[str]) -> ast.Module:
-    """The answer's file with the library's version of every definition that is not under check.
+def merge(merged: ast.Module, library: ast.Module, targets: set[str], exercised: set[str]) -> ast.Module:
+    """The answer's tree, changed to have the library's version of every definition that is not under check.
 
     Within the class under check, the library's methods take the place of other exercises' methods and of missing ones; what the
     answer's class has beyond that, such as its own constructor, stays.
     """
-    merged = copy.deepcopy(answer)
-    merged.body = [node for node in merged.body if not is_main_guard(node)]
     heads = {name.split(".")[0] for name in targets}
+    last = {name: source.find(merged, name) for name in heads}  # a later definition takes an earlier one's place, as in Python
+    merged.body = [n for n in merged.body if not is_main_guard(n) and last.get(name_of(n), n) is n]
     for node in library.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in heads:
             replace(merged.body, node)
@@ -100,14 +101,11 @@ def defines(body: ast.ClassDef, name: str | None) -> bool:
 
 
 def replace(body: list[ast.stmt], node: ast.stmt) -> None:
-    """Put a definition in the place of the last one of its name, dropping earlier ones; at the end if there is none."""
+    """Put a definition in the place of the first one of its name, dropping later ones; at the end if there is none."""
     places = [i for i, other in enumerate(body) if name_of(other) == name_of(node)]
-    if places:
-        body[places[-1]] = foreign(node)
-        for i in reversed(places[:-1]):
-            del body[i]
-    else:
-        body.append(foreign(node))
+    body[slice(places[0], places[0] + 1) if places else slice(len(body), None)] = [foreign(node)]
+    for i in reversed(places[1:]):
+        del body[i]
 
 
 def foreign(node: ast.stmt) -> ast.stmt:
@@ -125,13 +123,13 @@ def is_main_guard(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
-def execute(answer: Implementation, tree: ast.Module, exercise: Exercise) -> dict[str, Any]:
+def execute(answer: Implementation, code: types.CodeType, exercise: Exercise) -> dict[str, Any]:
     """Run a file's code as a module of its own, with shapes checked on what the exercise asks for."""
     name = f"answers_{exercise.topic}"
     module = types.ModuleType(name)
     module.__file__ = answer.file
     sys.modules[name] = module  # dataclasses look their module up
-    exec(compile(tree, answer.file, "exec"), module.__dict__)
+    exec(code, module.__dict__)
     for target in exercise.local_targets:
         check_shapes(module.__dict__, target)
     return module.__dict__

@@ -39,6 +39,7 @@ def bank_of(exercise: Exercise) -> tuple[Mistake, ...]:
     return tuple(module.BANK.get(exercise.name, ()))
 
 
+@cache
 def implementation_of(root: Path, exercise: Exercise, wrong: Mistake) -> Implementation:
     """The solution of the exercise's topic with the mistake made in it."""
     made = solutions(root, exercise.topic)
