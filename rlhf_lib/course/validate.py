@@ -52,15 +52,16 @@ def validate_exercise(root: Path, exercise: Exercise, stubs: Implementation, see
         exercise, len(solved), bool(blank) and all(o.state == "todo" for o in blank), state_of(solved) == "passed"
     )
     found.faults += [f"{o.check} fails the solution:\n{o.text()}" for o in solved if o.state != "passed"]
-    for known in bank_of(exercise):
+    firsts = {known: first_wrong(root, exercise, known, seed) for known in bank_of(exercise)}
+    for known, (check, outcome) in firsts.items():
         found.mistakes += 1
-        check, outcome = first_wrong(root, exercise, known, seed)
         if check is None or outcome is None:
             found.faults.append(f"accepted although {known.when}")
             continue
         found.rejected += 1
         found.crashed += outcome.crashed
-        equals = behaving_alike(root, exercise, known, check, seed)
+        beside = [other for other, (first, _) in firsts.items() if first is check and other is not known]
+        equals = behaving_alike(root, exercise, known, beside, check, seed)
         if equals:
             found.faults.append(f"behave alike: {known.when} / " + " / ".join(other.when for other in equals))
         else:
@@ -79,10 +80,14 @@ def first_wrong(root: Path, exercise: Exercise, known: Mistake, seed: int) -> tu
     return None, None
 
 
-def behaving_alike(root: Path, exercise: Exercise, known: Mistake, check: Check, seed: int) -> list[Mistake]:
-    """The other mistakes that no check tells from this one; the check that rejected it is looked at first."""
-    others = [other for other in bank_of(exercise) if other is not known]
-    for each in sorted(checks_of(root, exercise), key=lambda other: other is not check):
+def behaving_alike(
+    root: Path, exercise: Exercise, known: Mistake, others: list[Mistake], check: Check, seed: int
+) -> list[Mistake]:
+    """Those of some mistakes, rejected by the same first check, that no check tells from this one.
+
+    Mistakes that another check rejects first need no comparison: one of the two passes where the other fails.
+    """
+    for each in sorted(checks_of(root, exercise), key=lambda one: one is not check):
         if others:
             ours = outcomes_of_mistake(root, exercise, known, each, seed).trace
             others = behaving_like(root, exercise, ours, others, each, seed)
