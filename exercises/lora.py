@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 350304246bd1
+# Rendered by `rlhf course render`; fingerprint 8e4540e7ad1c
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -223,6 +223,12 @@ class TransformerWithLora(BridgedTransformer):
         """Write the adapters in PEFT's format."""
         self.refuse_if_merged("saving")
         return save_adapter(self.lora, self.peft_names, Path(directory), loading.resolve_name(self.base.name))
+
+    def save_merged(self, directory: str | os.PathLike) -> Path:
+        """Write the base model with the adapters added to its weights, as a Hugging Face directory."""
+        self.refuse_if_merged("saving")
+        with self.merged():
+            return loading.save_base(self.base, directory)
 
     def load_adapter(self, directory: str | os.PathLike) -> None:
         """Fill the adapters from a directory in PEFT's format."""

@@ -58,6 +58,24 @@ def compute_advantages(
     return hide(next_values - values[:, prefix_len - 1 : -1], mask)
 
 
+def compute_token_rewards(
+    scores: Float[Tensor, " batch"],
+    logprobs: Float[Tensor, "batch gen"],
+    ref_logprobs: Float[Tensor, "batch gen"],
+    kl_coef: float,
+    *,
+    mask: Mask = None,
+) -> Float[Tensor, "batch gen"]:
+    """ReFT's reward of every token: -kl_coef (logprob - ref_logprob), and at the last real token the score on top of that.
+
+    The difference of log-probabilities is the k1 estimate of KL(policy || reference) at one token (Trung et al. 2024,
+    section 3.2; Stiennon et al. 2020). No gradient passes through rewards; positions after the last real token get 0.
+    """
+    mask = torch.ones_like(logprobs) if mask is None else mask.to(logprobs.dtype)
+    penalty = hide(logprobs.detach() - ref_logprobs.detach(), mask)
+    return last_real_token(mask) * scores[:, None] - kl_coef * penalty
+
+
 def compute_gae(
     values: Float[Tensor, "batch seq"],
     rewards: Float[Tensor, " batch"] | Float[Tensor, "batch gen"],

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from rlhf_lib.args import RLHFArgs
+from rlhf_lib.args import InputError, RLHFArgs
 
 
 def get_optimizer(
@@ -43,9 +43,49 @@ def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
     return args.final_scale + (1 - args.final_scale) * left
 
 
-def get_optimizer_and_scheduler(args: RLHFArgs, model: Any) -> tuple[torch.optim.AdamW, LambdaLR]:
+def get_optimizer_and_scheduler(args: RLHFArgs, model: Any) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The optimiser, and the schedule that is to be stepped once a phase."""
-    optimizer = get_optimizer(
-        model, args.base_lr, args.head_lr, betas=(args.adam_beta1, args.adam_beta2), weight_decay=args.weight_decay
-    )
+    options = {"betas": (args.adam_beta1, args.adam_beta2), "weight_decay": args.weight_decay}
+    optimizer: torch.optim.Optimizer = get_optimizer(model, args.base_lr, args.head_lr, **options)
+    if args.optimizer != "adamw":
+        optimizer = adamw(args.optimizer, optimizer.param_groups, maximize=True, **options)
     return optimizer, LambdaLR(optimizer, lambda phase: learning_rate_scale(phase, args))
+
+
+def warmup_then_decay(step: int, steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate in supervised training: up in a straight line, never from 0, then down to 0."""
+    warmup = round(warmup_share * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return max(0.0, (steps - step) / max(1, steps - warmup))
+
+
+def adamw(kind: str, groups: Any, *, maximize: bool = False, **options: Any) -> torch.optim.Optimizer:
+    """AdamW, or with kind "adamw8bit" bitsandbytes' version, whose two moments take 2 bytes a number in place of 8."""
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, maximize=maximize, **options)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise InputError(
+            'optimizer="adamw8bit" needs the package bitsandbytes; pip install "rlhf_lib[quantized]", or use adamw'
+        ) from None
+    optimizer = AdamW8bit(groups, **options)
+    if maximize:  # it can only minimise
+        optimizer.register_step_pre_hook(negate_gradients)
+    return optimizer
+
+
+def negate_gradients(optimizer: torch.optim.Optimizer, *step: Any) -> None:
+    """Turn every gradient around, in place."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.neg_()
+
+
+def get_supervised_optimizer(
+    parameters: list[torch.nn.Parameter], lr: float, weight_decay: float, kind: str = "adamw"
+) -> torch.optim.Optimizer:
+    """AdamW that minimises a loss."""
+    return adamw(kind, parameters, lr=lr, weight_decay=weight_decay)

@@ -45,6 +45,12 @@ class Rollout:
         return self.ids.shape[1] - self.mask.shape[1]
 
     @property
+    def completion_ids(self) -> list[list[int]]:
+        """Generated tokens of each completion, the end included, padding left out."""
+        generated = self.ids[:, self.prefix_len :].tolist()
+        return [row[: int(count)] for row, count in zip(generated, self.lengths.tolist(), strict=True)]
+
+    @property
     def lengths(self) -> Float[Tensor, " batch"]:
         """Generated tokens of each completion, the end included."""
         return self.mask.sum(dim=1)

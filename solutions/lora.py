@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 7684236f183b
+# Rendered by `rlhf course render`; fingerprint a199dcac3119
 """Solutions of chapters/3_lora.md; run them with `python -m solutions.lora`.
 
 Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
@@ -220,6 +220,12 @@ class TransformerWithLora(BridgedTransformer):
         """Write the adapters in PEFT's format."""
         self.refuse_if_merged("saving")
         return save_adapter(self.lora, self.peft_names, Path(directory), loading.resolve_name(self.base.name))
+
+    def save_merged(self, directory: str | os.PathLike) -> Path:
+        """Write the base model with the adapters added to its weights, as a Hugging Face directory."""
+        self.refuse_if_merged("saving")
+        with self.merged():
+            return loading.save_base(self.base, directory)
 
     def load_adapter(self, directory: str | os.PathLike) -> None:
         """Fill the adapters from a directory in PEFT's format."""

@@ -79,6 +79,10 @@ def resolve_name(name_or_path: str | os.PathLike) -> str:
         return str(BUNDLED[name])
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            merged = path.parent / "merged"
+            remedy = f"use {merged}" if merged.is_dir() else f"merge it: rlhf merge --adapter {name} --output-dir DIRECTORY"
+            raise InputError(f"base_model={name!r} is an adapter, and a new one goes on a whole model; {remedy}")
         if not (path / "config.json").is_file():
             raise InputError(
                 f"base_model={name!r} is a directory without config.json; give a Hugging Face model directory, "

@@ -337,6 +337,12 @@ class TransformerWithLora(BridgedTransformer):
         self.refuse_if_merged("saving")
         return save_adapter(self.lora, self.peft_names, Path(directory), loading.resolve_name(self.base.name))
 
+    def save_merged(self, directory: str | os.PathLike) -> Path:
+        """Write the base model with the adapters added to its weights, as a Hugging Face directory."""
+        self.refuse_if_merged("saving")
+        with self.merged():
+            return loading.save_base(self.base, directory)
+
     def load_adapter(self, directory: str | os.PathLike) -> None:
         """Fill the adapters from a directory in PEFT's format."""
         load_adapter(self.lora, self.peft_names, Path(directory))

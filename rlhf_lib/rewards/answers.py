@@ -19,6 +19,8 @@ PLAIN = re.compile(
     r"(?:\s?/\s?[0-9]+)?|(?<![0-9.])[-+]?\$?\.[0-9]+"
 )
 SAYS = re.compile(r"the\s+(?:final\s+)?answer\s+is:?\s*", re.IGNORECASE)
+LETTER = re.compile(r"\s*(?:(?:option|choice)\s+)?[(\[]?\s*([A-Ea-e])(?:\s*[)\].:,]|\s*$)", re.IGNORECASE)
+LONE_LETTER = re.compile(r"[(\[]\s*([A-Ea-e])\s*[)\]]|\b(?:option|choice)\s+([A-Ea-e])\b", re.IGNORECASE)
 
 
 def extract_tagged(completion: str) -> str | None:
@@ -64,6 +66,26 @@ def extract_last_number(completion: str) -> str | None:
     return numbers[-1] if numbers else None
 
 
+def option_letter(answer: str) -> str | None:
+    """The option that an extracted answer names, in lower case: "(C)", "c ) 27.5", "option c" and "c" are all c; else None."""
+    match = LETTER.match(answer[:LONGEST_ANSWER])
+    return match[1].lower() if match else None
+
+
+def extract_letter(completion: str) -> str | None:
+    """The letter of the option chosen: in the last closed <answer>, after ####, boxed, or said; else the last "(c)" or
+    "option c" of the text. A word such as "a" is no choice."""
+    tail = completion[-LONGEST_TAIL:]
+    said = [tail[match.end() : match.end() + LONGEST_ANSWER] for match in SAYS.finditer(tail)]
+    places = (extract_tagged(completion), extract_hashes(completion), extract_boxed(completion), *said[-1:])
+    found = (option_letter(place) for place in places if place is not None)
+    named = next((letter for letter in found if letter is not None), None)
+    if named is not None:
+        return named
+    lone = [one or other for one, other in LONE_LETTER.findall(tail)]
+    return lone[-1].lower() if lone else None
+
+
 CONVENTIONS: dict[str, Callable[[str], str | None]] = {
     "xml": extract_tagged,
     "hashes": extract_hashes,
@@ -71,16 +93,22 @@ CONVENTIONS: dict[str, Callable[[str], str | None]] = {
     "said": extract_said,
     "last": extract_last_number,
 }
+LETTERS = {"letter": extract_letter}  # for multiple choice; asked for by name, or by a reference that is a letter
 
 
 def extract_answer(completion: str, convention: str = "any") -> str | None:
-    """The answer of a completion under one of CONVENTIONS; "any" takes the first of them, in order, that finds one."""
+    """The answer of a completion under one convention; "any" takes the first of CONVENTIONS, in order, that finds one.
+
+    Raises:
+        InputError: a convention that does not exist.
+    """
     if convention == "any":
         found = (extract(completion) for extract in CONVENTIONS.values())
         return next((answer.strip() for answer in found if answer is not None), None)
-    if convention not in CONVENTIONS:
-        raise InputError(f"convention={convention!r} does not exist; use any, {', '.join(CONVENTIONS)}")
-    answer = CONVENTIONS[convention](completion)
+    known = {**CONVENTIONS, **LETTERS}
+    if convention not in known:
+        raise InputError(f"convention={convention!r} does not exist; use any, {', '.join(known)}")
+    answer = known[convention](completion)
     return None if answer is None else answer.strip()
 
 
@@ -103,22 +131,33 @@ def parse_number(text: str) -> Fraction | None:
         return None
 
 
+def answer_key(answer: str) -> Fraction | str | None:
+    """What two equal answers have in common: the number if there is one, else the text without case and surrounding space.
+
+    None for a text that is empty or longer than LONGEST_ANSWER: it equals nothing, not even itself.
+    """
+    number = parse_number(answer)
+    if number is not None:
+        return number
+    text = answer.strip().casefold()
+    return text if text and len(answer) <= LONGEST_ANSWER else None
+
+
 def same_answer(first: str, second: str) -> bool:
     """Whether two extracted answers are equal: as numbers if both are, else letter by letter without case."""
-    numbers = parse_number(first), parse_number(second)
-    if None not in numbers:
-        return numbers[0] == numbers[1]
-    if numbers != (None, None) or len(first) > LONGEST_ANSWER or len(second) > LONGEST_ANSWER:
-        return False
-    return first.strip().casefold() == second.strip().casefold() != ""
+    key = answer_key(first)
+    return key is not None and key == answer_key(second)
 
 
 def answers_match(completion: str, reference: str, convention: str = "any") -> bool:
     """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
 
     `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
-    is", the last number.
+    is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
     """
+    if len(reference.strip(" ()")) == 1 and option_letter(reference):
+        answer = extract_answer(completion, "letter" if convention == "any" else convention)
+        return answer is not None and option_letter(answer) == option_letter(reference)
     answer = extract_answer(completion, convention)
     expected = extract_answer(reference)
     return answer is not None and same_answer(answer, reference if expected is None else expected)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rlhf_lib.args import InputError
 from rlhf_lib.rewards.answers import answers_match
+from rlhf_lib.rewards.formats import text_of
 
 
 def reward_fn_char_count(generated_sample: list[str], char: str = ".") -> Float[Tensor, " batch"]:
@@ -21,9 +22,9 @@ def reward_fn_char_count(generated_sample: list[str], char: str = ".") -> Float[
     return torch.tensor([float(sample.count(char)) for sample in generated_sample])
 
 
-def correctness_reward(prompts: list[str], completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-    """1 for the right answer, else 0."""
-    return [float(answers_match(c, a)) for c, a in zip(completions, answer, strict=True)]
+def correctness_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:
+    """1 for the right answer, wherever the completion gives it, else 0."""
+    return [float(answers_match(text_of(c), a)) for c, a in zip(completions, answer, strict=True)]
 
 
 def checked_rewards(name: str, rewards: Any, count: int) -> list[float | None]:

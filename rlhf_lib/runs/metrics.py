@@ -101,6 +101,26 @@ def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float
     }
 
 
+def first_reaching(history: list[dict[str, float]], name: str, level: float, window: int = 1) -> int | None:
+    """Index of the first record from which a metric stays at or above a level for `window` records in a row; None if never.
+
+    Records that lack the metric (or have None) are passed over: they neither count for the window nor end it. With the window
+    above 1 a lucky phase is not taken for a change.
+    """
+    start, length = None, 0
+    for i, record in enumerate(history):
+        value = record.get(name)
+        if value is None:
+            continue
+        if value < level:
+            start, length = None, 0
+            continue
+        start, length = (i if start is None else start), length + 1
+        if length == window:
+            return start
+    return None
+
+
 def rollout_metrics(rewards: Float[Tensor, " batch"], mask: Float[Tensor, "batch gen"], stops: bool) -> dict[str, float | None]:
     """Reward mean and deviation, completion length (overall, and of the better and worse half by mean), truncated share."""
     lengths = mask.sum(dim=1).float().cpu()

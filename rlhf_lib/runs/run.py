@@ -17,18 +17,20 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from rlhf_lib.args import InputError, to_json
-from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.evaluate import Accuracy
 from rlhf_lib.files import write_atomically
 from rlhf_lib.runs import directory
 from rlhf_lib.runs.metrics import peak_memory_mb
 from rlhf_lib.runs.plots import plot_curves
 from rlhf_lib.runs.warnings import failure_signatures
 
-ON_BAR = ("reward", "kl", "entropy", "grad_norm")
+ON_BAR = ("reward", "kl", "entropy", "grad_norm", "loss")
+WATCHED_PROBLEMS = 100
+HEADLINES = {"accuracy": "Accuracy, sampled", "accuracy_greedy": "Accuracy, greedy", "judged": "Judged rightly"}
 
 
 class Run:
-    """One training run of a trainer that has args, model, optimizer, scheduler, task, metrics, samples, step and phase.
+    """One training run of a Trainer.
 
     Args:
         trainer: what is trained; on resume its weights, optimiser, schedule, randomness and counters are put back.
@@ -44,14 +46,14 @@ class Run:
         self.wandb = start_wandb(args, trainer.run_name) if args.use_wandb else None
         self.history: list[dict[str, Any]] = []
         self.before: dict[str, Any] | None = None
-        self.first_phase, self.earlier_seconds, self.warned = 0, 0.0, set()
+        self.first_phase, self.earlier_seconds, self.paused, self.warned = 0, trainer.seconds_before_run, 0.0, set()
         self.interrupted = False
         if args.resume:
             self.restore()
         self.bar = tqdm(total=args.total_phases, initial=self.first_phase, unit="phase", dynamic_ncols=True)
         self.say(f"{trainer.run_name} on {trainer.model.device}, files in {self.directory.path}")
         if self.before is None:
-            self.before = self.evaluate("before")
+            self.before = self.measure("before")
             self.checkpoint(next_phase=0)
         self.directory.claim()
         self.started = time.perf_counter()
@@ -67,7 +69,7 @@ class Run:
             for phase in range(self.first_phase, self.trainer.args.total_phases):
                 yield phase
                 self.end_phase(phase)
-                if self.interrupted:
+                if self.interrupted or self.budget_is_spent:
                     break
         finally:
             self.bar.close()
@@ -84,7 +86,13 @@ class Run:
     @property
     def seconds(self) -> float:
         """Seconds of training, those before a resume included."""
-        return self.earlier_seconds + time.perf_counter() - self.started
+        return self.earlier_seconds + time.perf_counter() - self.started - self.paused
+
+    @property
+    def budget_is_spent(self) -> bool:
+        """Whether the run has trained for as long as it may."""
+        budget = self.trainer.args.budget
+        return budget is not None and self.seconds >= budget
 
     def say(self, text: str) -> None:
         """Print without disturbing the progress bar."""
@@ -96,11 +104,12 @@ class Run:
         record = {
             "phase": phase,
             "step": trainer.step,
-            "samples": (phase + 1) * args.batch_size,
+            "samples": (phase + 1) * trainer.samples_per_phase,
             **trainer.metrics.take(),
             "learning_rate": trainer.optimizer.param_groups[0]["lr"],
             "peak_memory_mb": peak_memory_mb(),
             "seconds": self.seconds,
+            **self.watch(phase),
         }
         self.history.append(record)
         directory.append_json_lines(self.directory.metrics_file, [record])
@@ -115,7 +124,8 @@ class Run:
                 self.say(f"Warning, phase {phase + 1}: {sentence}")
         if args.log_samples_every and phase % args.log_samples_every == 0 and trainer.samples:
             self.say(sample_table(trainer.samples, phase))
-        if (phase + 1) % args.save_every == 0 or self.interrupted or phase + 1 == args.total_phases:
+        last = self.interrupted or self.budget_is_spent or phase + 1 == args.total_phases
+        if last or (phase + 1) % args.save_every == 0:
             self.checkpoint(next_phase=phase + 1)
 
     def checkpoint(self, next_phase: int) -> None:
@@ -130,7 +140,7 @@ class Run:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "before": json.dumps(self.before),
-            "seconds": self.earlier_seconds + (time.perf_counter() - self.started if next_phase else 0.0),
+            "seconds": self.seconds if next_phase else 0.0,
         }
         directory.save_checkpoint(self.directory.checkpoint_file, state)
 
@@ -149,26 +159,22 @@ class Run:
         self.history = directory.keep_phases_below(self.directory.metrics_file, self.first_phase)
         directory.keep_phases_below(self.directory.samples_file, self.first_phase)
 
-    def evaluate(self, when: str) -> dict[str, Any]:
-        """Sampled and greedy accuracy on held-out problems, as {value, low, high}; None for tasks without right answers."""
-        trainer, args = self.trainer, self.trainer.args
-        prompts = trainer.task.held_out(args.eval_problems) if args.eval_problems else None
-        results: dict[str, Any] = {f"accuracy_{when}": None, f"accuracy_greedy_{when}": None}
-        if prompts is None:
-            return results
-        for name, temperature in (("accuracy", 1.0), ("accuracy_greedy", 0.0)):
-            self.bar.set_description(f"evaluating {when}")
-            judged = evaluate(
-                trainer.model,
-                trainer.task,
-                prompts,
-                gen_len=args.gen_len,
-                temperature=temperature,
-                prepend_bos=args.prepend_bos,
-            )
-            results[f"{name}_{when}"] = judged.accuracy.as_dict()
+    def measure(self, when: str) -> dict[str, Any]:
+        """The trainer's figures, as {value, low, high}, under names that end in _before or _after."""
+        self.bar.set_description(f"evaluating {when}")
+        found = self.trainer.measure()
         self.bar.set_description("")
-        return results
+        return {f"{name}_{when}": None if figure is None else figure.as_dict() for name, figure in found.items()}
+
+    def watch(self, phase: int) -> dict[str, float]:
+        """Accuracy on validation problems, when it is due; the time that takes is not training time."""
+        every = self.trainer.args.eval_every
+        if not every or (phase + 1) % every:
+            return {}
+        started = time.perf_counter()
+        figure = self.trainer.accuracy(WATCHED_PROBLEMS, 1.0, split="validation")
+        self.paused += time.perf_counter() - started
+        return {} if figure is None else {"held_out_accuracy": figure.value}
 
     def finish(self) -> dict[str, Any]:
         """Save model, curves and summary; print the headline. Returns the summary."""
@@ -177,15 +183,17 @@ class Run:
         trainer.model.save_pretrained(self.directory.model_dir)
         if self.history:
             plot_curves(self.history, self.directory.curves_file, trainer.run_name)
-        after = self.evaluate("after") if not self.interrupted else {"accuracy_after": None, "accuracy_greedy_after": None}
+        unmeasured = {f"{name.removesuffix('before')}after": None for name in self.before}
+        after = unmeasured if self.interrupted else self.measure("after")
         summary = {
             "run": trainer.run_name,
             **self.before,
             **after,
             **first_and_last(self.history),
+            **trainer.findings,
             "held_out_problems": args.eval_problems,
             "seconds": round(seconds, 2),
-            "samples": len(self.history) * args.batch_size,
+            "samples": len(self.history) * trainer.samples_per_phase,
             "phases": len(self.history),
             "interrupted": self.interrupted,
             "seed": args.seed,
@@ -254,19 +262,18 @@ def one_line(text: str, width: int, keep_end: bool = False) -> str:
 def headline(summary: dict[str, Any], run: directory.RunDirectory) -> str:
     """What a person wants to read at the end of a run."""
     lines = [""]
-    for name, label in (("accuracy", "sampled"), ("accuracy_greedy", "greedy")):
-        before, after = summary[f"{name}_before"], summary[f"{name}_after"]
+    for name, label in HEADLINES.items():
+        before, after = summary.get(f"{name}_before"), summary.get(f"{name}_after")
         if before and after:
-            lines.append(
-                f"Accuracy, {label:8} before {Accuracy(**before)}   after {Accuracy(**after)}   "
-                f"({summary['held_out_problems']} held-out problems, 95% intervals)"
-            )
+            count = summary.get("held_out_rows", summary["held_out_problems"])
+            figures = f"before {Accuracy(**before)}   after {Accuracy(**after)}"
+            lines.append(f"{label:18} {figures}   ({count} held out, 95% intervals)")
     if "reward_first" in summary:
         lines.append(f"Mean reward: first phase {summary['reward_first']:.3f}, last phase {summary['reward_last']:.3f}")
-    lines.append(f"{summary['samples']} completions in {summary['seconds']:.0f} s of training on {summary['device']}")
+    lines.append(f"{summary['samples']} samples in {summary['seconds']:.0f} s of training on {summary['device']}")
     lines.append(f"Files: {run.path}/ (summary.json, curves.png, metrics.jsonl, samples.jsonl, model/)")
     if summary["interrupted"]:
         lines.append(f"Stopped early. Continue with: the same command plus --resume --output-dir {run.path}")
-    elif summary["accuracy_after"]:
+    elif summary.get("accuracy_after"):
         lines.append(f"Next, look at what it writes now:  rlhf sample --run {run.path}")
     return "\n".join(lines)

@@ -1,21 +1,60 @@
 """Tasks by name."""
 
 from collections.abc import Callable
+from typing import Any
 
-from rlhf_lib.args import InputError
+from rlhf_lib.args import InputError, TaskArgs, require
+from rlhf_lib.models.reward_model import RewardModel
+from rlhf_lib.rewards import choose_rewards
+from rlhf_lib.rewards.learned import reward_model_reward
 from rlhf_lib.tasks.char_count import FixedPrefixTask
 from rlhf_lib.tasks.pocket import PocketTask
 from rlhf_lib.tasks.task import Prompts, Task
+from rlhf_lib.tasks.word_problems import Gsm8kTask, MathQaTask, SvampTask, WordProblemTask
 
-TASKS: dict[str, Callable[[], Task]] = {"pocket": PocketTask}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (PocketTask, Gsm8kTask, SvampTask, MathQaTask)}
 
-__all__ = ["TASKS", "FixedPrefixTask", "PocketTask", "Prompts", "Task", "make_task"]
+__all__ = [
+    "TASKS",
+    "FixedPrefixTask",
+    "Gsm8kTask",
+    "MathQaTask",
+    "PocketTask",
+    "Prompts",
+    "SvampTask",
+    "Task",
+    "WordProblemTask",
+    "make_task",
+    "task_of",
+]
 
 
 def make_task(name: str | None, prefix: str = "", reward_fn: Callable | None = None) -> Task:
-    """The task of that name; None or "char-count" is the fixed prefix with its reward function."""
+    """The task of that name as it is by default; None or "char-count" is the fixed prefix with its reward function."""
     if name in (None, FixedPrefixTask.name):
         return FixedPrefixTask(prefix, reward_fn)
     if name not in TASKS:
         raise InputError(f"task={name!r} does not exist; use {', '.join([*TASKS, FixedPrefixTask.name])}")
     return TASKS[name]()
+
+
+def task_of(args: TaskArgs, model: Any = None, gen_len: int = 0, prefix: str = "", reward_fn: Callable | None = None) -> Task:
+    """The task that arguments ask for, with their data, prompts and rewards; `model` tells tokenizer and context.
+
+    Raises:
+        InputError: no such task, or an option that it does not have.
+    """
+    if args.task in TASKS and issubclass(TASKS[args.task], WordProblemTask):
+        room = None if model is None else model.cfg.n_ctx - gen_len - 1
+        task: Task = TASKS[args.task](args, getattr(model, "tokenizer", None), room)
+    else:
+        task = make_task(args.task, prefix, reward_fn)
+        plain = args.data is None and args.prompt_style == "plain"
+        require(plain, f"task={task.name} has no data sets and prompt styles; leave out data and prompt_style")
+    if args.rewards:
+        task.reward_fns, task.reward_weights = choose_rewards(args.rewards)
+    if args.reward_model is not None:
+        learned = reward_model_reward(RewardModel(args.reward_model, device=getattr(args, "device", "auto")))
+        own = (task.reward_fns, task.reward_weights) if args.rewards else ((), ())
+        task.reward_fns, task.reward_weights = (*own[0], learned), (*own[1], 1.0)
+    return task

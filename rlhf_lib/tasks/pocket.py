@@ -1,8 +1,9 @@
 """The bundled word problems as a task: right or wrong is all that the reward says."""
 
 import itertools
+from collections.abc import Hashable
 
-from rlhf_lib.rewards import answers_match, correctness_reward
+from rlhf_lib.rewards import answer_key, answers_match, correctness_reward, extract_answer
 from rlhf_lib.tasks import pocket_text
 from rlhf_lib.tasks.task import Prompts, Task
 
@@ -34,6 +35,18 @@ class PocketTask(Task):
         ]
         return Prompts(prompts, plain.columns)
 
+    def worked(self, count: int) -> Prompts:
+        """Different training problems with their solutions, reasoned step by step."""
+        problems = pocket_text.fixed_problems("train", count)
+        plain = as_prompts(problems)
+        solutions = [pocket_text.answer_text(problem, "reasoning") for problem in problems]
+        return Prompts(plain.prompts, {**plain.columns, "solution": solutions})
+
+    def vote_of(self, completion: str) -> Hashable | None:
+        """The number answered."""
+        answer = extract_answer(completion)
+        return None if answer is None else answer_key(answer)
+
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""
         return [answers_match(c, a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
@@ -51,6 +64,6 @@ def worked_example(problem: pocket_text.Problem, style: str) -> str:
 
 
 def as_prompts(problems: list[pocket_text.Problem]) -> Prompts:
-    """Zero-shot prompts with their answers."""
+    """Zero-shot prompts with their answers; the column "question" is what a reward model reads: the prompt without examples."""
     prompts = [pocket_text.prompt_text(problem.question) for problem in problems]
-    return Prompts(prompts, {"answer": [str(problem.answer) for problem in problems]})
+    return Prompts(prompts, {"answer": [str(problem.answer) for problem in problems], "question": prompts})

@@ -1,7 +1,7 @@
 """What a task is: prompts, the answers that go with them, and reward functions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from rlhf_lib.args import InputError
@@ -40,11 +40,24 @@ class Task(ABC):
     def draw(self, count: int, seed: int, phase: int) -> Prompts:
         """Training prompts of a phase; the same numbers always give the same prompts, so that a resumed run sees no other."""
 
-    def held_out(self, count: int, few_shot: int = 0, style: str | None = None) -> Prompts | None:
+    def held_out(self, count: int, few_shot: int = 0, style: str | None = None, split: str = "test") -> Prompts | None:
         """Prompts for evaluation, never drawn in training; None where the task has no right answers.
 
-        `few_shot` worked examples from the training split, answered in `style`, go before each question.
+        `few_shot` worked examples from the training split, answered in `style`, go before each question. `split` is test, or
+        validation for what is watched during training; a task without a validation split gives its test split.
         """
+        return None
+
+    def worked(self, count: int) -> Prompts:
+        """Training problems for fine-tuning; their worked solutions are the column "solution"."""
+        raise InputError(f"task={self.name} has no worked solutions; use pocket, gsm8k, svamp or mathqa")
+
+    def cut(self, completion: str) -> str:
+        """What of a completion is its answer; what follows is neither rewarded nor judged."""
+        return completion
+
+    def vote_of(self, completion: str) -> Hashable | None:
+        """What the completion answers, equal for equal answers; None if nothing."""
         return None
 
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:

@@ -1,6 +1,5 @@
 """Proximal policy optimisation of a language model (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020)."""
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lib.advantages import compute_gae, normalize_reward
-from rlhf_lib.args import InputError, LoraArgs, RLHFArgs
+from rlhf_lib.args import LoraArgs, RLHFArgs
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.objectives import (
@@ -23,15 +22,12 @@ from rlhf_lib.objectives import (
 from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.rewards import score
 from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
-from rlhf_lib.runs import PhaseMetrics, Run, explained_variance, ratio_metrics, rollout_metrics
-from rlhf_lib.tasks import Prompts, Task, make_task
+from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.tasks import Prompts, Task, task_of
+from rlhf_lib.trainers.trainer import Trainer
 
 
-class TrainingDiverged(InputError):
-    """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
-
-
-class RLHFTrainer:
+class RLHFTrainer(Trainer):
     """PPO with a value head, every weight trained; a frozen copy of the first model is the reference.
 
     One phase: `rollout_phase` samples completions and fills a memory, `learning_phase` makes minibatch updates on it.
@@ -40,15 +36,15 @@ class RLHFTrainer:
     """
 
     name = "ppo"
-    step = 0
-    phase = 0
+    args: RLHFArgs
     memory: ReplayMemory | None = None
+    correct: list[bool] | None = None
 
     def __init__(self, args: RLHFArgs):
         torch.manual_seed(args.seed)
         self.args = args
-        self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
         self.model, self.ref_model = self.build_models()
+        self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
         self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
         self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
 
@@ -58,24 +54,15 @@ class RLHFTrainer:
         model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
         return model, model.frozen_copy()
 
-    @cached_property
-    def task(self) -> Task:
+    def make_task(self) -> Task:
         """Prompts and rewards."""
-        return make_task(self.args.task, self.args.prefix, self.args.reward_fn)
+        args = self.args
+        return task_of(args, self.model, args.gen_len, args.prefix, args.reward_fn)
 
-    @cached_property
-    def metrics(self) -> PhaseMetrics:
-        """What this phase has logged so far."""
-        return PhaseMetrics()
-
-    @cached_property
-    def samples(self) -> list[dict[str, Any]]:
-        """Prompts, completions and rewards of this phase, for the run's files."""
-        return []
-
-    def log(self, **values: float | Tensor | None) -> None:
-        """Log metrics of this phase by name; several observations of one are averaged."""
-        self.metrics.log(**values)
+    @property
+    def samples_per_phase(self) -> int:
+        """Completions of a phase."""
+        return self.args.batch_size
 
     @property
     def completions_per_prompt(self) -> int:
@@ -104,11 +91,15 @@ class RLHFTrainer:
     def score(self, prompts: Prompts, sampled: Rollout) -> Float[Tensor, " batch"]:
         """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
         task = self.task
-        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, sampled.completions, prompts.columns)
+        completions = [task.cut(completion) for completion in sampled.completions]
+        columns = {**prompts.columns, "completion_ids": sampled.completion_ids}
+        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, completions, columns)
         self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
         for name, values in each.items():
             given = [value for value in values if value is not None]
             self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
+        self.correct = task.is_correct(prompts, sampled.completions) if "answer" in prompts.columns else None
+        self.log(correct=None if self.correct is None else sum(self.correct) / len(self.correct))
         styles = [task.style_of(completion) for completion in sampled.completions]
         for style in ("reasoning", "bare", "sentence") if any(styles) else ():
             self.log(**{f"share_{style}": styles.count(style) / len(styles)})
@@ -231,18 +222,40 @@ class RLHFTrainer:
         self.scheduler.step()
         return sum(objectives) / len(objectives)
 
-    def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
-        """Raise before an update that would fill the weights with NaN."""
-        if not (objective.isfinite() and norm.isfinite()):
-            raise TrainingDiverged(
-                f"objective={objective.item()} with gradient norm {norm.item()} in phase {self.phase + 1}, step {self.step}: "
-                "the run has diverged and was stopped before the update; its last checkpoint is from before, resume from it "
-                "or start anew with a lower learning rate"
-            )
+    def pretrain_critic(self) -> None:
+        """`critic_phases` rollouts of the policy as it is, from which the value head alone learns to predict returns.
+
+        The learning rate is head_lr throughout; the metrics end up in the first phase's record, as critic_loss and
+        critic_explained_variance of the last rollout.
+        """
+        args = self.args
+        if not args.critic_phases:
+            return
+        head = torch.optim.AdamW(self.model.get_value_head_params(), lr=args.head_lr, weight_decay=args.weight_decay)
+        for _ in range(args.critic_phases):
+            memory = self.rollout_phase()
+            explained = explained_variance(memory.generated_values, memory.returns, memory.mask)
+            self.metrics.take()
+            for minibatch in memory.get_minibatches():
+                _, values = self.model.forward_with_value_head(minibatch.sample_ids, minibatch.attention_mask)
+                loss = calc_value_function_loss(
+                    values[:, -args.gen_len - 1 : -1],
+                    minibatch.returns,
+                    args.vf_coef,
+                    args.gen_len,
+                    mask=minibatch.mask,
+                    reduction=args.reduction,
+                )
+                head.zero_grad()
+                loss.backward(inputs=self.model.get_value_head_params())
+                head.step()
+            self.log(critic_loss=loss, critic_explained_variance=explained)
 
     def train(self) -> dict[str, Any]:
         """Run all phases; returns the summary that is also in the run's directory."""
         run = Run(self)
+        if run.first_phase == 0:
+            self.pretrain_critic()
         for self.phase in run.phases():
             self.memory = self.rollout_phase()
             self.learning_phase(self.memory)

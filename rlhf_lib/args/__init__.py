@@ -1,0 +1,60 @@
+"""What a run is told: plain keyword-only dataclasses that validate themselves. No torch here.
+
+Every field's comment is also its help on the command line. An instance is never assigned to after construction; derived
+values are properties. Fields that only one algorithm needs live in that algorithm's class.
+"""
+
+from rlhf_lib.args.commands import CompareArgs, EvalArgs, MergeArgs, ModelArgs, SampleArgs
+from rlhf_lib.args.rules import (
+    InputError,
+    default_of,
+    require,
+    require_not_negative,
+    require_positive,
+    require_share,
+)
+from rlhf_lib.args.saved import from_json, to_json
+from rlhf_lib.args.training import (
+    LORA_MAPS,
+    CommonArgs,
+    GrpoArgs,
+    LoraArgs,
+    PretrainArgs,
+    ReftArgs,
+    RewardModelArgs,
+    RLHFArgs,
+    RunArgs,
+    SelfTrainingArgs,
+    SftArgs,
+    TaskArgs,
+    TrainingArgs,
+)
+
+__all__ = [
+    "LORA_MAPS",
+    "CommonArgs",
+    "CompareArgs",
+    "EvalArgs",
+    "GrpoArgs",
+    "InputError",
+    "LoraArgs",
+    "MergeArgs",
+    "ModelArgs",
+    "PretrainArgs",
+    "RLHFArgs",
+    "ReftArgs",
+    "RewardModelArgs",
+    "RunArgs",
+    "SampleArgs",
+    "SelfTrainingArgs",
+    "SftArgs",
+    "TaskArgs",
+    "TrainingArgs",
+    "default_of",
+    "from_json",
+    "require",
+    "require_not_negative",
+    "require_positive",
+    "require_share",
+    "to_json",
+]

@@ -1,0 +1,442 @@
+"""Arguments of everything that trains."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
+
+LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
+Dtype = Literal["float32", "bfloat16"]
+PromptStyle = Literal["plain", "chat", "xml"]
+
+
+@dataclass(kw_only=True)
+class CommonArgs:
+    """What every command takes."""
+
+    seed: int = 0
+    """Seed of everything random: initialisation, prompts, sampling, minibatches."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
+
+
+@dataclass(kw_only=True)
+class RunArgs(CommonArgs):
+    """What every kind of run shares: it leaves a directory."""
+
+    output_dir: str | None = None
+    """Directory for the run's files; left out, a new one under runs/."""
+
+
+@dataclass(kw_only=True)
+class TaskArgs:
+    """Which problems, how they are put to the model, and what is rewarded."""
+
+    task: str | None = None
+    """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", or "char-count" (full stops after a
+    fixed prefix, the default of training)."""
+    data: str | None = None
+    """Where the problems are: a data set on Hugging Face's hub, a file (.jsonl, .json, .parquet) or a folder of them; left out,
+    the task's own data set on the hub."""
+    prompt_style: PromptStyle = "plain"
+    """plain: question and "Answer:". chat: the tokenizer's chat template with a system prompt. xml: asks for
+    <reasoning>...</reasoning><answer>...</answer>, through the chat template where there is one."""
+    few_shot: int = 0
+    """Worked examples from the training split before each question; as many of them as the context has room for."""
+    rewards: tuple[str, ...] = ()
+    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list."""
+    reward_model: str | None = None
+    """Directory of a trained reward model (rlhf train reward-model): its score is added to --rewards, or is the only reward."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        require_not_negative(self, "few_shot")
+
+
+@dataclass(kw_only=True)
+class TrainingArgs(RunArgs):
+    """What everything that trains on a task shares."""
+
+    base_model: str = "pocket"
+    """Model to start from: "pocket" (bundled), a Hugging Face name, or a local directory in that format."""
+    dtype: Dtype = "float32"
+    """Number format of the base model's weights and activations; adapters and value head stay float32."""
+    prepend_bos: bool = True
+    """Put the tokenizer's beginning-of-sequence token before every prompt, where it has one."""
+    gen_len: int = 24
+    """Most tokens generated per completion."""
+    temperature: float = 1.0
+    """Softmax temperature of sampling, and of the log-probabilities that are trained."""
+    max_grad_norm: float = 1.0
+    """Gradients longer than this (L2, over everything trained) are scaled down to it."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay (torch's default)."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps AdamW's moments in 8 bits (pip install "rlhf_lib[quantized]"; CUDA)."""
+    eval_problems: int = 500
+    """Held-out problems that accuracy before and after is measured on (tasks that have them)."""
+    eval_every: int = 0
+    """Phases (of SFT: epochs) between measurements of accuracy on 100 validation problems, sampled; 0: none."""
+    budget: float | None = None
+    """Seconds of training after which a run ends, whatever total_phases says; measuring accuracy does not count."""
+    save_every: int = 10
+    """Phases between checkpoints."""
+    log_samples_every: int = 5
+    """Phases between printed tables of sample completions (all are in samples.jsonl); 0: none."""
+    resume: bool = False
+    """Continue the run in output_dir from its last checkpoint."""
+    use_wandb: bool = False
+    """Also send metrics to Weights & Biases (pip install wandb)."""
+    wandb_project_name: str = "rlhf_lib"
+    """Weights & Biases project."""
+    wandb_entity: str | None = None
+    """Weights & Biases entity."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        require_positive(self, "gen_len", "temperature", "max_grad_norm", "save_every")
+        require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every")
+        require(
+            self.budget is None or self.budget > 0, f"budget={self.budget} must be above 0 seconds; leave it out for no limit"
+        )
+
+
+@dataclass(kw_only=True)
+class RLHFArgs(TaskArgs, TrainingArgs):
+    """PPO with a value head. Phases alternate: a rollout of `batch_size` completions, then updates on it."""
+
+    # what is rewarded
+    prefix: str = "Question: Anna has"
+    """The fixed prompt of the char-count task."""
+    reward_fn: Callable | None = None
+    """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]; None counts full stops. Not a CLI flag."""
+    normalize_reward: bool = True
+    """PPO: whiten the rewards of each phase over the batch (mean 0, standard deviation 1)."""
+
+    # how much
+    total_phases: int = 30
+    """Number of rollout-and-learning phases."""
+    batch_size: int = 128
+    """Completions per rollout phase."""
+    num_minibatches: int = 4
+    """Optimiser steps per pass over the phase's completions."""
+    batches_per_learning_phase: int = 2
+    """Passes over the phase's completions."""
+
+    # sampling
+    top_k: int | None = None
+    """Sample among the k likeliest tokens only; makes the sampler differ from the trained policy (see sampler_gap)."""
+    top_p: float | None = None
+    """Sample among the likeliest tokens that hold this probability; makes the sampler differ likewise."""
+
+    # optimiser
+    base_lr: float = 3e-4
+    """Peak learning rate of the model, or of its adapters."""
+    head_lr: float = 1e-3
+    """Peak learning rate of the value head."""
+    adam_beta1: float = 0.9
+    """AdamW's decay of the gradient's running mean."""
+    adam_beta2: float = 0.999
+    """AdamW's decay of the squared gradient's running mean."""
+    warmup_steps: int = 2
+    """Phases of linear warm-up; the first phase never has learning rate 0. 0: none."""
+    final_scale: float = 0.1
+    """Learning rate of the last phase as a share of the peak."""
+    lr_decay: Literal["linear", "cosine"] = "linear"
+    """Shape of the decay after the warm-up."""
+
+    # objective
+    clip_coef: float = 0.2
+    """The policy ratio's gain stops below 1 - this and above 1 + this."""
+    clip_coef_high: float | None = None
+    """The upper bound when it differs (clip-higher, Yu et al. 2025: 0.28)."""
+    vf_coef: float = 0.5
+    """Weight of the value function's loss."""
+    clip_value: float | None = None
+    """Clip the value's change per phase to this; left out, no value clipping."""
+    ent_coef: float = 0.001
+    """Weight of the entropy bonus, per nat."""
+    kl_coef: float = 0.1
+    """Weight of the KL divergence from the reference policy, per nat and token."""
+    reduction: Literal["token", "sequence", "constant"] = "token"
+    """How losses average: over all tokens, over sequences of token means, or sum / (batch x gen_len) (Dr. GRPO)."""
+    gamma: float = 1.0
+    """PPO: discount per token."""
+    gae_lambda: float = 0.95
+    """PPO: lambda of generalised advantage estimation; 0 is one-step TD, 1 is Monte Carlo minus the value."""
+    critic_phases: int = 0
+    """PPO: rollouts of the untrained policy that the value head alone is trained on before the first update."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        TaskArgs.__post_init__(self)
+        TrainingArgs.__post_init__(self)
+        require_positive(self, "total_phases", "batch_size", "num_minibatches", "batches_per_learning_phase")
+        require_positive(self, "base_lr", "head_lr")
+        require_not_negative(self, "warmup_steps", "vf_coef", "ent_coef", "kl_coef", "clip_coef", "critic_phases")
+        require_share(self, "adam_beta1", "adam_beta2", "final_scale", "gamma", "gae_lambda")
+        require(
+            self.batch_size % self.num_minibatches == 0,
+            f"batch_size={self.batch_size} is not a multiple of num_minibatches={self.num_minibatches}; "
+            f"try batch_size={self.batch_size + -self.batch_size % self.num_minibatches}",
+        )
+        require(self.top_k is None or self.top_k >= 1, f"top_k={self.top_k} must be at least 1; leave it out for all tokens")
+        require(
+            self.top_p is None or 0 < self.top_p <= 1,
+            f"top_p={self.top_p} must be above 0 and at most 1; leave it out for all tokens",
+        )
+        require(
+            self.warmup_steps < self.total_phases or self.warmup_steps == 0,
+            f"warmup_steps={self.warmup_steps} must be below total_phases={self.total_phases}, or the learning rate never "
+            f"peaks; try warmup_steps={self.total_phases // 10}",
+        )
+        require(
+            self.task is None or self.reward_fn is None,
+            f"task={self.task!r} brings its own rewards; leave out reward_fn, or leave out task for the fixed prefix",
+        )
+
+    @property
+    def minibatch_size(self) -> int:
+        """Completions per optimiser step."""
+        return self.batch_size // self.num_minibatches
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """Lower and upper bound of the policy ratio."""
+        high = self.clip_coef if self.clip_coef_high is None else self.clip_coef_high
+        return 1 - self.clip_coef, 1 + high
+
+
+@dataclass(kw_only=True)
+class LoraArgs(RLHFArgs):
+    """PPO with a value head, on low-rank adapters: the reference policy is the model without them."""
+
+    lora_rank: int = 4
+    """Rank of every adapter."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    lora_maps: tuple[str, ...] = LORA_MAPS
+    """Linear maps that get an adapter; maps that a model lacks (GPT-2 has no mlp.gate) are passed over."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        super().__post_init__()
+        require_positive(self, "lora_rank", "lora_alpha")
+        unknown = [name for name in self.lora_maps if name not in LORA_MAPS]
+        require(
+            not unknown and len(self.lora_maps) > 0,
+            f"lora_maps={self.lora_maps} must name at least one of {' '.join(LORA_MAPS)} and nothing else",
+        )
+
+
+@dataclass(kw_only=True)
+class GrpoArgs(LoraArgs):
+    """GRPO: no critic; a completion's advantage is its reward relative to the group of its prompt."""
+
+    group_size: int | None = None
+    """Completions per prompt (G); left out, the whole batch is one group."""
+    advantage_std: Literal["unbiased", "population", "none"] = "unbiased"
+    """Deviation that the group's rewards are divided by; none: only centred (Dr. GRPO)."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL term in the loss, from log-probabilities of the sampled tokens."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        super().__post_init__()
+        size = self.resolved_group_size
+        whole = math.lcm(size, self.num_minibatches)
+        require(size >= 2, f"group_size={size} leaves nothing to compare with; use at least 2")
+        require(
+            self.batch_size % size == 0,
+            f"group_size={size} does not divide batch_size={self.batch_size}; "
+            f"try batch_size={self.batch_size + -self.batch_size % whole}",
+        )
+
+    @property
+    def resolved_group_size(self) -> int:
+        """Completions per prompt, as a number."""
+        return self.batch_size if self.group_size is None else self.group_size
+
+
+@dataclass(kw_only=True)
+class ReftArgs(RLHFArgs):
+    """ReFT: supervised warm-up on worked solutions, then PPO with the right answer as reward and KL paid token by token."""
+
+    warmup_epochs: int = 1
+    """Epochs of supervised fine-tuning before PPO; 0 where base_model is fine-tuned already (rlhf train sft)."""
+    warmup_problems: int = 256
+    """Training problems of the warm-up."""
+    warmup_batch_size: int = 16
+    """Worked solutions per optimiser step of the warm-up."""
+    warmup_lr: float = 3e-5
+    """Peak learning rate of the warm-up."""
+    kl_reward_coef: float = 0.05
+    """Weight of the KL estimate (k1) that every token pays out of its reward."""
+    kl_coef: float = 0.0
+    """Weight of an exact KL term in the loss besides; ReFT has none."""
+    normalize_reward: bool = False
+    """Whiten the rewards of each phase over the batch; ReFT takes them as they are."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        super().__post_init__()
+        require_positive(self, "warmup_problems", "warmup_batch_size", "warmup_lr")
+        require_not_negative(self, "warmup_epochs", "kl_reward_coef")
+
+
+@dataclass(kw_only=True)
+class SelfTrainingArgs(LoraArgs):
+    """Online self-training: sample, keep what is right, raise its log-probability; no critic, no wrong answers."""
+
+
+@dataclass(kw_only=True)
+class SftArgs(TaskArgs, TrainingArgs):
+    """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
+
+    epochs: int = 2
+    """Passes over the training problems."""
+    problems: int = 1000
+    """Training problems, the first of the training split; a smaller split is taken whole."""
+    batch_size: int = 16
+    """Worked solutions per optimiser step."""
+    lr: float = 1e-4
+    """Peak learning rate; adapters want about ten times that of full fine-tuning."""
+    warmup_share: float = 0.1
+    """Part of the steps in which the learning rate rises; it falls to zero in the rest."""
+    longest: int = 512
+    """Examples with more tokens (prompt and solution) are left out; the run says how many."""
+    lora_rank: int | None = None
+    """Rank of the adapters; left out, every weight is trained."""
+    lora_alpha: float = 32.0
+    """Adapters are scaled by lora_alpha / lora_rank."""
+    lora_maps: tuple[str, ...] = LORA_MAPS
+    """Linear maps that get an adapter."""
+    self_samples: int = 0
+    """Offline self-training: sample so many solutions of every problem from the first model and add the right ones, each
+    different one once; 0: the data set's own solutions alone."""
+    keep_solutions: bool = True
+    """With self_samples: keep the data set's own solutions beside the sampled ones."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        TaskArgs.__post_init__(self)
+        TrainingArgs.__post_init__(self)
+        require_positive(self, "epochs", "problems", "batch_size", "lr", "longest", "lora_alpha")
+        require_not_negative(self, "self_samples")
+        require_share(self, "warmup_share")
+        require(
+            self.lora_rank is None or self.lora_rank > 0,
+            f"lora_rank={self.lora_rank} must be above 0; leave it out to train every weight",
+        )
+        require(
+            self.task not in (None, "char-count"),
+            f"task={self.task!r} has no worked solutions; use pocket, gsm8k, svamp or mathqa",
+        )
+        require(
+            self.keep_solutions or self.self_samples > 0,
+            "keep_solutions=False without self_samples leaves nothing to train on; set self_samples, such as 8",
+        )
+
+    @property
+    def total_phases(self) -> int:
+        """A phase is an epoch."""
+        return self.epochs
+
+
+@dataclass(kw_only=True)
+class RewardModelArgs(TaskArgs, TrainingArgs):
+    """A reward model: trained on comparisons, on numbers, or as a verifier of solutions sampled from the policy."""
+
+    kind: Literal["bradley-terry", "regression", "verifier"] = "bradley-terry"
+    """bradley-terry: which of two is better. regression: the reward itself. verifier: the chance that a solution is right."""
+    reward_base: str = "distilroberta-base"
+    """Model that becomes the reward model: a name on the hub or a directory, of an encoder or of a causal model; "pocket"."""
+    comparisons: str | None = None
+    """File of rows prompt, chosen, rejected (bradley-terry), or prompt, completion, score (the others), .jsonl or .parquet;
+    left out, completions are sampled from base_model and judged by the task."""
+    problems: int = 200
+    """Training problems that completions are sampled of; a quarter as many are held out for measuring."""
+    samples: int = 8
+    """Completions sampled per problem."""
+    epochs: int = 2
+    """Passes over the rows."""
+    batch_size: int = 16
+    """Rows (of bradley-terry: pairs) per optimiser step."""
+    lr: float = 3e-5
+    """Peak learning rate."""
+    warmup_share: float = 0.1
+    """Part of the steps in which the learning rate rises; it falls to zero in the rest."""
+    longest: int = 512
+    """Most tokens of prompt and completion together; longer ones lose the beginning of the prompt."""
+    margin: float = 0.0
+    """Bradley-Terry: how much better than the rejected one the chosen one is to be."""
+    centring_coef: float = 0.0
+    """Bradley-Terry: weight of the squared sum of both rewards, which keeps them around zero."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        TaskArgs.__post_init__(self)
+        TrainingArgs.__post_init__(self)
+        require_positive(self, "problems", "samples", "epochs", "batch_size", "lr", "longest")
+        require_not_negative(self, "margin", "centring_coef")
+        require_share(self, "warmup_share")
+        require(
+            self.kind == "bradley-terry" or self.margin == self.centring_coef == 0,
+            f"margin={self.margin} and centring_coef={self.centring_coef} are of kind bradley-terry; leave them out",
+        )
+        require(
+            self.comparisons is not None or self.task not in (None, "char-count"),
+            f"task={self.task!r} cannot judge completions; use pocket, gsm8k, svamp or mathqa, or give comparisons",
+        )
+
+    @property
+    def total_phases(self) -> int:
+        """A phase is an epoch."""
+        return self.epochs
+
+
+@dataclass(kw_only=True)
+class PretrainArgs(RunArgs):
+    """The bundled model from nothing; the defaults reproduce the shipped weights' recipe."""
+
+    steps: int = 1800
+    """Optimiser steps."""
+    batch_size: int = 64
+    """Documents per step."""
+    micro_batches: int = 3
+    """Parts of similar length that a step's documents are computed in; changes speed only."""
+    lr: float = 2e-3
+    """Peak learning rate of AdamW on a one-cycle schedule."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    layers: int = 4
+    """Transformer blocks."""
+    width: int = 128
+    """Residual stream width d_model; the MLP is three times as wide."""
+    heads: int = 4
+    """Attention heads."""
+    context: int = 512
+    """Longest sequence in tokens."""
+    equation_share: float = 0.2
+    """Share of documents that are bare equations."""
+    early_part: float = 0.85
+    """Part of the steps in which reasoning is common."""
+    early_reasoning_share: float = 0.8
+    """Share of story documents that reason, in the early part."""
+    late_reasoning_share: float = 0.14
+    """Share of story documents that reason, afterwards."""
+    question_weight: float = 0.03
+    """Loss weight of a question's tokens; answers and equations weigh 1."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        require_positive(self, "steps", "batch_size", "micro_batches", "lr", "layers", "width", "heads", "context")
+        require_share(self, "equation_share", "early_part", "early_reasoning_share", "late_reasoning_share")
+        require_not_negative(self, "question_weight", "weight_decay")
+        require(
+            self.width % (2 * self.heads) == 0,
+            f"width={self.width} is not a multiple of twice heads={self.heads} (rotary positions come in pairs); "
+            f"try width={self.width + -self.width % (2 * self.heads)}",
+        )

@@ -1,0 +1,132 @@
+"""A reward model: one score for a question with a completion, from an encoder or a causal model with a scalar head."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf_lib.args import InputError
+from rlhf_lib.models import loading
+from rlhf_lib.preferences import pool_last_real_token
+
+DEFAULT = "distilroberta-base"
+
+
+class RewardModel(nn.Module):
+    """A Hugging Face sequence classifier with one output, read as a score.
+
+    An encoder (RoBERTa) reads question and completion as a pair and scores with its own head. A causal model (Llama, GPT-Neo)
+    reads them in a row, ended by the end-of-sequence token, and is scored at its last real token by the attention mask;
+    transformers would look for padding ids instead, which GPT-2 shares with the end of sequence.
+
+    Args:
+        name_or_path: "pocket", a name on the hub, or a local directory; without a trained head it begins with a random one.
+        device: auto, cpu, cuda, cuda:N or mps.
+        longest: most tokens; longer texts lose the beginning of the question.
+
+    Raises:
+        InputError: no such model, or one that has no classifier in transformers.
+    """
+
+    def __init__(self, name_or_path: str | os.PathLike = DEFAULT, *, device: str = "auto", longest: int = 512):
+        super().__init__()
+        where, name = loading.resolve_device(device), loading.resolve_name(name_or_path)
+        with loading.quiet_transformers():
+            try:
+                self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=torch.float32)
+                self.tokenizer = AutoTokenizer.from_pretrained(name)
+            except (OSError, ValueError, SafetensorError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise InputError(
+                    f"reward model {str(name_or_path)!r} cannot be loaded ({first}); give the directory of a run of `rlhf "
+                    f"train reward-model` (its model/), a local classifier, or a name on the hub such as {DEFAULT}"
+                ) from None
+        self.model.to(where)
+        self.is_causal = hasattr(self.model, "score")
+        positions = getattr(self.model.config, "max_position_embeddings", longest)
+        self.longest = min(longest, positions - 2)  # RoBERTa's positions begin at 2
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def kind(self) -> str:
+        """What it was trained as: bradley-terry, regression or verifier."""
+        return getattr(self.model.config, "reward_kind", "bradley-terry")
+
+    def forward(self, ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]) -> Float[Tensor, " batch"]:
+        """One score a row, in float32; padding is on the right and masked.
+
+        A causal model's `score` head turns the trunk's last hidden state at every position into a number, of which the one at
+        the last real token counts; an encoder's classifier gives the number itself.
+        """
+        if self.is_causal:
+            hidden = self.model.base_model(input_ids=ids, attention_mask=attention_mask).last_hidden_state
+            values = self.model.score(hidden).squeeze(-1).float()
+            return pool_last_real_token(values, attention_mask)
+        return self.model(input_ids=ids, attention_mask=attention_mask).logits.squeeze(-1).float()
+
+    def encode(self, questions: list[str], completions: list[str]) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+        """Token ids and attention mask of each question with its completion, padded on the right."""
+        rows = [self.encode_one(*pair) for pair in zip(questions, completions, strict=True)]
+        if not rows:
+            raise InputError("there is no text to score; give at least one question with its completion")
+        pad, longest = loading.padding_id(self.tokenizer), max(map(len, rows))
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        return ids.to(self.device), mask.to(self.device)
+
+    def encode_one(self, question: str, completion: str) -> list[int]:
+        """Tokens of one text; of a long one the question's beginning is cut, then the completion's."""
+        tokenizer = self.tokenizer
+        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
+        told = tokenizer(completion, add_special_tokens=False)["input_ids"]
+        if self.is_causal:
+            front, middle, end = [tokenizer.bos_token_id], [], [tokenizer.eos_token_id]
+        else:
+            front, middle, end = [tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id]
+        front, middle, end = ([i for i in part if i is not None] for part in (front, middle, end))
+        room = self.longest - len(front) - len(middle) - len(end)
+        told = told[-room:]
+        asked = asked[-(room - len(told)) :] if room > len(told) else []
+        return front + asked + middle + told + end
+
+    @torch.no_grad()
+    def score(self, questions: list[str], completions: list[str], batch_size: int = 64) -> Float[Tensor, " batch"]:
+        """Scores, without gradients, on the CPU; texts of similar length go through the model together."""
+        order = sorted(range(len(questions)), key=lambda i: len(questions[i]) + len(completions[i]))
+        scores = torch.zeros(len(questions))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            part = self.forward(*self.encode([questions[i] for i in rows], [completions[i] for i in rows]))
+            scores[rows] = part.cpu()
+        return scores
+
+    def probability(self, questions: list[str], completions: list[str]) -> Float[Tensor, " batch"]:
+        """Sigmoid of the scores: of a verifier, the chance that the completion is right."""
+        return self.score(questions, completions).sigmoid()
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as."""
+        with loading.quiet_transformers():
+            self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+        return Path(directory)
+
+    # what a Run needs of a model
+
+    def trainable_state(self) -> dict[str, Any]:
+        """All tensors that training changes."""
+        return self.model.state_dict()
+
+    def load_trainable_state(self, state: dict[str, Any]) -> None:
+        """Put back what `trainable_state` gave."""
+        self.model.load_state_dict(state)

@@ -1,0 +1,186 @@
+"""Data sets of word problems as tasks: GSM8K, SVAMP, MathQA. A new one is a small class: where it is, and how a row reads."""
+
+import random
+import re
+from functools import cached_property
+from typing import Any
+
+from rlhf_lib.args import InputError, TaskArgs
+from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer
+from rlhf_lib.tasks.data_files import Row, load_splits
+from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
+from rlhf_lib.tasks.task import Prompts, Task
+
+
+class WordProblemTask(Task):
+    """Subclass with `name`, `hub_name` and `read`; see Gsm8kTask. Splits are kept apart: nothing trains on the test split.
+
+    Args:
+        args: data, prompt_style, few_shot.
+        tokenizer: of the model; needed by chat templates, and to keep prompts within the context.
+        room: most tokens of a prompt; None: no limit.
+    """
+
+    hub_name: str
+    hub_config: str | None = None
+    unsplit_train = 0
+    """Of a data set without splits, so many first rows are for training and the rest for testing."""
+
+    def __init__(self, args: TaskArgs | None = None, tokenizer: Any = None, room: int | None = None):
+        self.args = TaskArgs() if args is None else args
+        self.tokenizer, self.room = tokenizer, room
+        xml = self.args.prompt_style == "xml"
+        self.reward_fns = XML_REWARDS if xml else (correctness_reward,)
+        self.reward_weights = (1.0,) * len(self.reward_fns)
+
+    def read(self, row: Row) -> WordProblem:
+        """A row of the data set as a problem."""
+        raise NotImplementedError
+
+    @cached_property
+    def splits(self) -> dict[str, list[WordProblem]]:
+        """All problems by split."""
+        splits = load_splits(self.args.data, self.hub_name, self.hub_config)
+        rows = splits.pop("all", None)
+        if rows is not None and not splits:
+            first = self.unsplit_train
+            splits = {"train": rows[:first], "test": rows[first:]} if first else {"test": rows}
+        try:
+            return {split: [self.read(row) for row in rows] for split, rows in splits.items() if rows}
+        except KeyError as error:
+            raise InputError(
+                f"data={self.args.data or self.hub_name!r} has no column {error} that task={self.name} reads; give data in "
+                f"the format of {self.hub_name}"
+            ) from None
+
+    def problems(self, split: str) -> list[WordProblem]:
+        """The problems of a split; an error where the data has none."""
+        if not self.splits.get(split):
+            raise InputError(
+                f"data={self.args.data or self.hub_name!r} has no {split} split (it has {', '.join(self.splits)}); give a "
+                f"folder with a file named {split}.jsonl, or leave data out for {self.hub_name}"
+            )
+        return self.splits[split]
+
+    @cached_property
+    def examples(self) -> list[WordProblem]:
+        """The worked examples of every prompt: the same few, drawn once from the training split."""
+        return random.Random("examples").sample(self.problems("train"), self.args.few_shot) if self.args.few_shot else []
+
+    def prompt(self, problem: WordProblem) -> str:
+        """The prompt of a problem; it never holds the problem itself as an example."""
+        style = self.args.prompt_style
+        shots = [(shot.question, solution_text(shot, style)) for shot in self.examples if shot.question != problem.question]
+        return build_prompt(problem.question, shots, style, self.room or 10**9, self.tokenizer)
+
+    def fits(self, prompt: str) -> bool:
+        """Whether a prompt leaves the completion its room in the context."""
+        if self.room is None or self.tokenizer is None:
+            return True
+        return len(self.tokenizer(prompt)["input_ids"]) <= self.room
+
+    def as_prompts(self, problems: list[WordProblem]) -> Prompts:
+        """Prompts of problems, with the columns that rewards and fine-tuning read."""
+        columns = {
+            "answer": [problem.answer for problem in problems],
+            "question": [problem.question for problem in problems],
+            "solution": [solution_text(problem, self.args.prompt_style) for problem in problems],
+        }
+        return Prompts([self.prompt(problem) for problem in problems], columns)
+
+    def draw(self, count: int, seed: int, phase: int) -> Prompts:
+        """Training problems whose prompts fit the context, with replacement between phases and without within one."""
+        rng, train, found = random.Random(f"{seed}-{phase}"), self.problems("train"), []
+        for problem in rng.sample(train, len(train)):
+            if self.fits(self.prompt(problem)):
+                found.append(problem)
+            if len(found) == count:
+                return self.as_prompts(found)
+        raise InputError(
+            f"{len(found)} of {len(train)} training problems leave room for the completion in the model's context and a phase "
+            f"needs {count} different ones; lower few_shot, gen_len or the number of prompts, or take another model"
+        )
+
+    def worked(self, count: int) -> Prompts:
+        """The first training problems; the column "solution" has their worked solutions."""
+        return self.as_prompts(self.problems("train")[:count])
+
+    def held_out(self, count: int, few_shot: int = 0, style: str | None = None, split: str = "test") -> Prompts:
+        """The first problems of a split; a prompt that is too long for the context loses its beginning.
+
+        `few_shot` and `style` are those of the task's own arguments here.
+        """
+        split = split if split in self.splits else "test"
+        prompts = self.as_prompts(self.problems(split)[:count])
+        return Prompts([self.cut_to_fit(prompt) for prompt in prompts.prompts], prompts.columns)
+
+    def cut_to_fit(self, prompt: str) -> str:
+        """A prompt's last tokens, as many as there is room for."""
+        if self.fits(prompt):
+            return prompt
+        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return self.tokenizer.decode(ids[2 - self.room :])  # two less: decoding and encoding again may add a token
+
+    def cut(self, completion: str) -> str:
+        """What of a completion is its answer."""
+        return cut_at_next_question(completion)
+
+    def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
+        """Which completions give the right answer."""
+        return [answers_match(self.cut(c), a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
+
+    def vote_of(self, completion: str) -> Any:
+        """What the completion answers, for voting."""
+        answer = extract_answer(self.cut(completion))
+        return None if answer is None else answer_key(answer)
+
+    def style_of(self, completion: str) -> str | None:
+        """Whether a completion follows the XML format, where that is asked for."""
+        if self.args.prompt_style != "xml":
+            return None
+        return "reasoning" if "<reasoning>" in completion else "sentence"
+
+
+class Gsm8kTask(WordProblemTask):
+    """Grade-school word problems (Cobbe et al. 2021): 7,473 for training, 1,319 for testing."""
+
+    name = "gsm8k"
+    hub_name, hub_config = "openai/gsm8k", "main"
+
+    def read(self, row: Row) -> WordProblem:
+        """The answer's last line is "#### 42"; calculator notes such as <<48/2=24>> are taken out."""
+        solution, _, answer = row["answer"].rpartition("####")
+        return WordProblem(row["question"].strip(), re.sub(r"<<[^>]*>>", "", solution).strip(), answer.strip())
+
+
+class SvampTask(WordProblemTask):
+    """One-step word problems with changed wording (Patel et al. 2021); unsplit data has 700 for training."""
+
+    name = "svamp"
+    hub_name = "ChilleD/SVAMP"
+    unsplit_train = 700
+
+    def read(self, row: Row) -> WordProblem:
+        """The equation is the only solution there is."""
+        body, answer = row["Body"].strip(), f"{float(row['Answer']):g}"
+        body = body if body.endswith((".", "?", "!", ",")) else f"{body}."
+        return WordProblem(f"{body} {row['Question'].strip()}", f"{row['Equation'].strip()} = {answer}", answer)
+
+
+class MathQaTask(WordProblemTask):
+    """Multiple-choice problems (Amini et al. 2019); the answer is an option's letter."""
+
+    name = "mathqa"
+    hub_name = "regisss/math_qa"  # parquet; the original is a script, which `datasets` no longer runs
+
+    def read(self, row: Row) -> WordProblem:
+        """The hub's columns (Problem, options, Rationale, correct), or a question with its options and an answer_value."""
+        if "Problem" not in row:
+            return WordProblem(row["question"].strip(), row.get("rationale", "").strip(), row["answer_value"].strip())
+        return WordProblem(
+            f"{row['Problem'].strip()}\n{row['options'].strip()}", row["Rationale"].strip(), row["correct"].strip()
+        )
+
+    def vote_of(self, completion: str) -> str | None:
+        """The option's letter."""
+        return extract_answer(self.cut(completion), "letter")

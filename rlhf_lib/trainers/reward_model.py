@@ -1,0 +1,238 @@
+"""Train a reward model: on comparisons (Bradley-Terry), on numbers (regression), or as a verifier of sampled solutions."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from rlhf_lib.args import InputError, RewardModelArgs
+from rlhf_lib.evaluate import Accuracy
+from rlhf_lib.models import BridgedTransformer
+from rlhf_lib.models.reward_model import RewardModel
+from rlhf_lib.optim import get_supervised_optimizer, warmup_then_decay
+from rlhf_lib.preferences import (
+    calc_preference_loss,
+    calc_regression_loss,
+    calc_verifier_loss,
+    calibration_bins,
+    expected_calibration_error,
+    make_comparisons,
+)
+from rlhf_lib.rewards import score
+from rlhf_lib.rollouts import rollout
+from rlhf_lib.runs import Run
+from rlhf_lib.tasks import Prompts, Task, task_of
+from rlhf_lib.tasks.data_files import Row, read_file
+from rlhf_lib.trainers.trainer import Trainer
+
+
+@dataclass
+class Judged:
+    """A completion of a question with its score: 1 and 0 for right and wrong, or any number."""
+
+    question: str
+    completion: str
+    score: float
+
+
+Pair = tuple[Judged, Judged]
+"""The better one, the worse one."""
+
+
+def sample_judged(policy: Any, task: Task, prompts: Prompts, args: RewardModelArgs) -> list[Judged]:
+    """`args.samples` completions of every prompt, each with its score: right or wrong; of kind regression the task's reward."""
+    repeated, found = prompts.repeat(args.samples), []
+    for start in range(0, len(repeated), 128):
+        part = repeated.slice(start, start + 128)
+        sampled = rollout(policy, part.prompts, args.gen_len, temperature=args.temperature, prepend_bos=args.prepend_bos)
+        completions = [task.cut(completion) for completion in sampled.completions]
+        if args.kind == "regression":
+            columns = {**part.columns, "completion_ids": sampled.completion_ids}
+            scores = score(task.reward_fns, task.reward_weights, part.prompts, completions, columns)[0].tolist()
+        else:
+            scores = [float(right) for right in task.is_correct(part, completions)]
+        questions = part.columns.get("question", part.prompts)
+        found += [Judged(*row) for row in zip(questions, completions, scores, strict=True)]
+    return found
+
+
+def pairs_of(judged: list[Judged], group_size: int) -> list[Pair]:
+    """Pairs of a right and a wrong completion of the same question."""
+    indices = make_comparisons([row.score > 0 for row in judged], group_size)
+    return [(judged[better], judged[worse]) for better, worse in indices]
+
+
+def read_comparisons(file: str, kind: str) -> list[Pair] | list[Judged]:
+    """Rows of a file: prompt, chosen, rejected for kind bradley-terry, prompt, completion, score for the others."""
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise InputError(f"comparisons={file!r} is not a file; give rows of prompt, chosen, rejected as .jsonl or .parquet")
+    rows = read_file(path)
+    needed = ("prompt", "chosen", "rejected") if kind == "bradley-terry" else ("prompt", "completion", "score")
+    for i, row in enumerate(rows):
+        missing = [name for name in needed if name not in row]
+        if missing:
+            raise InputError(f"row {i + 1} of {file} lacks {', '.join(missing)}; kind={kind} reads {', '.join(needed)}")
+    return [read_pair(row) for row in rows] if kind == "bradley-terry" else [read_judged(row) for row in rows]
+
+
+def read_pair(row: Row) -> Pair:
+    """The two sides of a comparison."""
+    return Judged(row["prompt"], row["chosen"], 1.0), Judged(row["prompt"], row["rejected"], 0.0)
+
+
+def read_judged(row: Row) -> Judged:
+    """A completion with its score."""
+    return Judged(row["prompt"], row["completion"], float(row["score"]))
+
+
+class RewardModelTrainer(Trainer):
+    """A phase is an epoch. A fifth of the questions is held out, to measure accuracy and calibration on."""
+
+    name = "reward-model"
+    args: RewardModelArgs
+
+    def __init__(self, args: RewardModelArgs):
+        torch.manual_seed(args.seed)
+        self.args = args
+        source = self.task.name if args.comparisons is None else Path(args.comparisons).stem
+        self.run_name = f"{args.kind}-{source}-seed{args.seed}"
+        started = time.perf_counter()
+        self.train_rows, self.test_rows = self.rows()
+        self.seconds_before_run = time.perf_counter() - started
+        self.model = RewardModel(args.reward_base, device=args.device, longest=args.longest)
+        steps = args.epochs * -(-len(self.train_rows) // args.batch_size)
+        self.optimizer = get_supervised_optimizer(list(self.model.parameters()), args.lr, args.weight_decay, args.optimizer)
+        self.scheduler = LambdaLR(self.optimizer, lambda step: warmup_then_decay(step, steps, args.warmup_share))
+
+    def make_task(self) -> Task:
+        """Where completions are sampled and judged."""
+        return task_of(self.args, self.policy, self.args.gen_len)
+
+    @property
+    def policy(self) -> BridgedTransformer:
+        """The model whose completions are judged; loaded once, and let go when the rows are there."""
+        if not hasattr(self, "_policy"):
+            self._policy = BridgedTransformer(self.args.base_model, device=self.args.device, dtype=self.args.dtype)
+        return self._policy
+
+    @property
+    def samples_per_phase(self) -> int:
+        """Rows of an epoch."""
+        return len(self.train_rows)
+
+    def rows(self) -> tuple[list, list]:
+        """Training and held-out rows, which share no question."""
+        args = self.args
+        if args.comparisons is not None:
+            found = read_comparisons(args.comparisons, args.kind)
+        else:
+            prompts = self.task.draw(args.problems + max(1, args.problems // 4), args.seed, 0)
+            judged = sample_judged(self.policy, self.task, prompts, args)
+            found = pairs_of(judged, args.samples) if args.kind == "bradley-terry" else judged
+            del self._policy
+        questions = list(dict.fromkeys(question_of(row) for row in found))
+        random.Random(args.seed).shuffle(questions)
+        held_out = set(questions[: len(questions) // 5])
+        train = [row for row in found if question_of(row) not in held_out]
+        test = [row for row in found if question_of(row) in held_out]
+        if not train or not test:
+            raise InputError(
+                f"there are {len(train)} rows to train on and {len(test)} to measure with, of {len(questions)} questions; both "
+                "are needed: take more problems or samples, so that some completions are right and some wrong"
+            )
+        self.findings.update(rows=len(train), held_out_rows=len(test))
+        return train, test
+
+    def scores(self, rows: list[Judged]) -> Float[Tensor, " batch"]:
+        """The model's scores, with gradients."""
+        return self.model(*self.model.encode([row.question for row in rows], [row.completion for row in rows]))
+
+    def loss(self, rows: list) -> Float[Tensor, ""]:
+        """The loss of args.kind on some rows."""
+        args = self.args
+        if args.kind == "bradley-terry":
+            both = self.scores([better for better, _ in rows] + [worse for _, worse in rows])
+            return calc_preference_loss(both[: len(rows)], both[len(rows) :], args.margin, args.centring_coef)
+        targets = torch.tensor([row.score for row in rows], device=self.model.device)
+        if args.kind == "regression":
+            return calc_regression_loss(self.scores(rows), targets)
+        return calc_verifier_loss(self.scores(rows), targets > 0)
+
+    def learning_phase(self) -> None:
+        """One epoch; dropout is at work, if the model has any."""
+        args, order = self.args, list(range(len(self.train_rows)))
+        random.Random(1000 * args.seed + self.phase).shuffle(order)
+        self.model.train()
+        with self.metrics.timed("train"):
+            for start in range(0, len(order), args.batch_size):
+                loss = self.loss([self.train_rows[i] for i in order[start : start + args.batch_size]])
+                self.optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
+                self.stop_if_diverged(loss, norm)
+                self.optimizer.step()
+                self.scheduler.step()
+                self.step += 1
+                self.log(loss=loss, grad_norm=norm)
+        self.model.eval()
+        self.log(**{f"held_out_{name}": figure.value for name, figure in self.measure().items()})
+
+    def predictions(self) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
+        """On held-out rows: the chance that the model gives to something, and whether that came true.
+
+        Bradley-Terry and regression: that the first of two completions is better, in an order that ignores which was; of
+        regression, neighbours in the list with different scores. Verifier: that a completion is right.
+        """
+        if self.args.kind == "verifier":
+            chances = self.probabilities(self.test_rows).sigmoid()
+            return chances, torch.tensor([row.score > 0 for row in self.test_rows])
+        pairs = list(held_out_pairs(self.test_rows))
+        first, second = self.probabilities([a for a, _ in pairs]), self.probabilities([b for _, b in pairs])
+        return (first - second).sigmoid(), torch.tensor([a.score > b.score for a, b in pairs])
+
+    def probabilities(self, rows: list[Judged]) -> Float[Tensor, " rows"]:
+        """Scores of rows, without gradients."""
+        return self.model.score([row.question for row in rows], [row.completion for row in rows])
+
+    def measure(self) -> dict[str, Accuracy | None]:
+        """The share of held-out rows judged rightly; the calibration goes to the findings."""
+        chances, outcomes = self.predictions()
+        right = int(((chances > 0.5) == outcomes).sum())
+        self.findings.update(
+            calibration_error=round(expected_calibration_error(chances, outcomes), 4),
+            calibration=[[round(p, 3), round(t, 3), n] for p, t, n in calibration_bins(chances, outcomes)],
+            positive_share=round(float(outcomes.float().mean()), 4),
+        )
+        return {"judged": Accuracy.of(right, len(outcomes))}
+
+    def train(self) -> dict[str, Any]:
+        """Run all epochs and save the model, with what it was trained as in its configuration."""
+        self.model.model.config.reward_kind = self.args.kind
+        run = Run(self)
+        for self.phase in run.phases():
+            self.learning_phase()
+        return run.finish()
+
+
+def question_of(row: Any) -> str:
+    """The question of a row, whichever kind it is."""
+    return (row[0] if isinstance(row, tuple) else row).question
+
+
+def held_out_pairs(rows: list) -> Iterator[Pair]:
+    """Pairs to rank: given ones in alternating order, or neighbours with different scores."""
+    if isinstance(rows[0], tuple):
+        for i, (better, worse) in enumerate(rows):
+            yield (better, worse) if i % 2 else (worse, better)
+    else:
+        for first, second in zip(rows[::2], rows[1::2], strict=False):
+            if first.score != second.score:
+                yield first, second

@@ -1,0 +1,85 @@
+"""What every trainer shares: task, metrics, the accuracy of its policy, and a stop before a diverged update."""
+
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from rlhf_lib.args import InputError, TrainingArgs
+from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.runs import PhaseMetrics
+from rlhf_lib.tasks import Task
+
+
+class TrainingDiverged(InputError):
+    """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
+
+
+class Trainer:
+    """A phase is a round of learning, after which a Run writes metrics, samples and checkpoints.
+
+    A subclass sets args, run_name, model, optimizer and scheduler, and gives make_task, samples_per_phase and train.
+    """
+
+    name: str
+    args: TrainingArgs
+    model: Any
+    step = 0
+    phase = 0
+    seconds_before_run = 0.0
+    """Seconds of training or sampling that building the trainer took: they count as training time."""
+
+    def make_task(self) -> Task:
+        """Prompts and rewards."""
+        raise NotImplementedError
+
+    @cached_property
+    def task(self) -> Task:
+        """Prompts and rewards, made when they are first needed."""
+        return self.make_task()
+
+    @cached_property
+    def metrics(self) -> PhaseMetrics:
+        """What this phase has logged so far."""
+        return PhaseMetrics()
+
+    @cached_property
+    def samples(self) -> list[dict[str, Any]]:
+        """Prompts, completions and rewards of this phase, for the run's files."""
+        return []
+
+    @cached_property
+    def findings(self) -> dict[str, Any]:
+        """What the run's summary is to tell besides."""
+        return {}
+
+    @property
+    def samples_per_phase(self) -> int:
+        """Completions or examples that a phase learns from."""
+        raise NotImplementedError
+
+    def log(self, **values: float | Tensor | None) -> None:
+        """Log metrics of this phase by name; several observations of one are averaged."""
+        self.metrics.log(**values)
+
+    def accuracy(self, count: int, temperature: float, split: str = "test") -> Accuracy | None:
+        """Share of right answers on held-out problems; None for tasks without right answers."""
+        prompts = self.task.held_out(count, split=split) if count else None
+        if prompts is None:
+            return None
+        options = {"gen_len": self.args.gen_len, "prepend_bos": self.args.prepend_bos}
+        return evaluate(self.model, self.task, prompts, temperature=temperature, **options).accuracy
+
+    def measure(self) -> dict[str, Accuracy | None]:
+        """The figures of the run's headline, taken before and after training: accuracy sampled and greedy."""
+        count = self.args.eval_problems
+        return {"accuracy": self.accuracy(count, 1.0), "accuracy_greedy": self.accuracy(count, 0.0)}
+
+    def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
+        """Raise before an update that would fill the weights with NaN."""
+        if not (objective.isfinite() and norm.isfinite()):
+            raise TrainingDiverged(
+                f"objective={objective.item()} with gradient norm {norm.item()} in phase {self.phase + 1}, step {self.step}: "
+                "the run has diverged and was stopped before the update; its last checkpoint is from before, resume from it "
+                "or start anew with a lower learning rate"
+            )
