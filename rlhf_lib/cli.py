@@ -11,18 +11,36 @@ from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
 from rlhf_lib.recipes import RECIPES, parse
 
-ALGORITHMS = {"ppo": arguments.RLHFArgs, "ppo-lora": arguments.LoraArgs, "grpo": arguments.GrpoArgs}
+ALGORITHMS = {
+    "sft": arguments.SftArgs,
+    "reward-model": arguments.RewardModelArgs,
+    "ppo": arguments.RLHFArgs,
+    "ppo-lora": arguments.LoraArgs,
+    "grpo": arguments.GrpoArgs,
+    "reft": arguments.ReftArgs,
+    "self-training": arguments.SelfTrainingArgs,
+}
 HELP = """usage: rlhf COMMAND [OPTIONS]     (every command answers --help)
 
 Train a language model by reinforcement learning, on a laptop or a GPU:
   rlhf train grpo --task pocket      GRPO on word problems: watch reasoning emerge, 2 minutes
   rlhf train ppo-lora --task pocket  PPO with a value head, on adapters
   rlhf train ppo --task pocket       PPO with a value head, every weight trained
+  rlhf train reft --task pocket      ReFT: warm-up on worked solutions, then PPO
   rlhf train grpo                    the classic first exercise: earn a reward for full stops
+
+Train it on examples, or train what judges it:
+  rlhf train sft --task pocket            worked solutions; with --self-samples 8 also its own right ones
+  rlhf train self-training --task pocket  its own right completions, sampled anew in every phase
+  rlhf train reward-model --task pocket   comparisons, numbers, or right and wrong (--kind)
 
 Look at the result:
   rlhf sample --run runs/NAME        completions before and after
-  rlhf eval --run runs/NAME          accuracy on held-out problems, with its interval
+  rlhf eval --run runs/NAME          accuracy on held-out problems; --samples 8: pass@k, majority, reranking
+  rlhf compare --task pocket         few-shot, SFT, self-training, PPO, GRPO, ReFT under one budget, 30 minutes
+  rlhf merge --adapter DIR --output-dir DIR    an adapter and its base model as one model
+
+Tasks: pocket (bundled), gsm8k, svamp, mathqa (from Hugging Face's hub, or --data FILE_OR_FOLDER), char-count.
 
 Learn it: the course in chapters/, with exercises and checkers:
   rlhf course                        status, check, hint, solution, reset
@@ -56,9 +74,9 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
         if not file.is_file():
             raise InputError(f"--recipe {recipe!r} is not a file; give the args.json of a run, or one of {RECIPES}")
     else:
-        file = RECIPES / f"{algorithm}-{task or 'char-count'}.json"
+        file = RECIPES / f"{algorithm}-{task or arguments.default_of(kind, 'task') or 'char-count'}.json"
         if not file.is_file():
-            return kind()
+            return kind(**({"task": task} if task else {}))
     return arguments.from_json(kind, file.read_text(), str(file))
 
 
@@ -75,7 +93,7 @@ def without(rest: list[str], name: str) -> list[str]:
 def train(rest: list[str]) -> int:
     """rlhf train ALGORITHM ..."""
     if not rest or rest[0] not in ALGORITHMS:
-        listed = "\n".join(f"  {name:9} {kind.__doc__.splitlines()[0]}" for name, kind in ALGORITHMS.items())
+        listed = "\n".join(f"  {name:13} {kind.__doc__.splitlines()[0]}" for name, kind in ALGORITHMS.items())
         print(
             f"usage: rlhf train ALGORITHM [OPTIONS]\n\nAlgorithms:\n{listed}\n\n"
             "rlhf train grpo --task pocket --help shows all options "
@@ -92,35 +110,49 @@ def train(rest: list[str]) -> int:
     return 0
 
 
-def load_policy(args: arguments.ModelArgs) -> Any:
+def load_model(args: arguments.ModelArgs) -> Any:
     """The model that --run, or --base-model with --adapter, names."""
-    from rlhf_lib.models import BridgedTransformer, TransformerWithLora
+    from rlhf_lib.models import BridgedTransformer, TransformerWithLora, load_policy
 
     options = {"device": args.device, "dtype": args.dtype}
-    if args.run is None and args.adapter is None:
-        return BridgedTransformer(args.base_model, **options)
+    if args.adapter is not None:
+        base = None if args.base_model == arguments.default_of(args, "base_model") else args.base_model
+        return TransformerWithLora.from_adapter(args.adapter, base, **options)
     if args.run is None:
-        return TransformerWithLora.from_adapter(args.adapter, args.base_model, **options)
+        return BridgedTransformer(args.base_model, **options)
     model = Path(args.run) / "model"
     if not model.is_dir():
         raise InputError(f"run={args.run!r} holds no trained model; give the directory of a finished training run")
-    if (model / "adapter_config.json").is_file():
-        return TransformerWithLora.from_adapter(model, **options)
-    return BridgedTransformer(model, **options)
+    return load_policy(model, **options)
+
+
+def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
+    """The defaults of a command that looks at a model: with --run DIRECTORY its own prompts and lengths."""
+    run = option(rest, "--run")
+    file = Path(run or "") / "args.json"
+    if run is None or not file.is_file():
+        return kind()
+    told = json.loads(file.read_text())
+    names = ("task", "data", "prompt_style", "few_shot", "gen_len", "dtype")
+    known = {name: told[name] for name in names if told.get(name) is not None}
+    return kind(**{**known, "task": "pocket"} if known.get("task") in (None, "char-count") else known)
 
 
 def sample(rest: list[str]) -> int:
     """rlhf sample ..."""
-    args = parse(arguments.SampleArgs, rest, "rlhf sample")
+    args = parse(arguments.SampleArgs, rest, "rlhf sample", from_run(arguments.SampleArgs, rest))
 
     import torch
 
     from rlhf_lib.models import BridgedTransformer, TransformerWithLora
     from rlhf_lib.rollouts import rollout
-    from rlhf_lib.tasks import make_task
+    from rlhf_lib.tasks import task_of
 
-    model = load_policy(args)
-    prompts = [args.prompt] * args.count if args.prompt else make_task(args.task).held_out(args.count).prompts
+    model = load_model(args)
+    if args.prompt:
+        prompts = [args.prompt] * args.count
+    else:
+        prompts = task_of(args, model, args.gen_len).held_out(args.count, args.few_shot).prompts
     shown = {"trained": model} if args.run or args.adapter else {"model": model}
     if isinstance(model, TransformerWithLora):
         shown = {"base": BridgedTransformer(model.base.name, device=args.device, dtype=args.dtype), **shown}
@@ -137,24 +169,60 @@ def sample(rest: list[str]) -> int:
 
 def evaluate(rest: list[str]) -> int:
     """rlhf eval ..."""
-    args = parse(arguments.EvalArgs, rest, "rlhf eval")
+    args = parse(arguments.EvalArgs, rest, "rlhf eval", from_run(arguments.EvalArgs, rest))
+
+    from dataclasses import asdict
 
     from rlhf_lib.evaluate import evaluate as judge
-    from rlhf_lib.tasks import make_task
+    from rlhf_lib.evaluate import evaluate_samples
+    from rlhf_lib.evaluate.report import problem_rows, results_table, write_report
+    from rlhf_lib.models.reward_model import RewardModel
+    from rlhf_lib.tasks import task_of
 
-    task, model = make_task(args.task), load_policy(args)
+    model = load_model(args)
+    task = task_of(args, model, args.gen_len)
     prompts = task.held_out(args.problems, args.few_shot, args.style if args.few_shot else None)
     if prompts is None:
-        raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket")
-    judged = judge(model, task, prompts, gen_len=args.gen_len, temperature=args.temperature, seed=args.seed)
-    print(f"accuracy {judged.accuracy} on {args.problems} held-out problems of {args.task}")
-    for style, (share, accuracy) in judged.by_style().items():
-        print(f"  {style:10} {share:6.1%} of answers, accuracy {accuracy}")
-    if args.output:
-        rows = zip(prompts.prompts, judged.completions, judged.correct, strict=True)
-        lines = [json.dumps({"prompt": p, "completion": c, "correct": right}) + "\n" for p, c, right in rows]
-        Path(args.output).write_text("".join(lines))
-        print(f"completions and verdicts: {args.output}")
+        raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
+    options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed}
+    greedy = judge(model, task, prompts, temperature=0.0, **options)
+    table, sampled = [("greedy", greedy.accuracy)], None
+    if args.samples:
+        verifier = None if args.reward_model is None else RewardModel(args.reward_model, device=args.device)
+        temperature = {"temperature": args.temperature, "reward_model": verifier}
+        sampled = evaluate_samples(model, task, prompts, args.samples, **temperature, **options)
+        table += sampled.table()
+    title = f"{args.run or args.adapter or args.base_model} on {len(prompts)} held-out problems of {args.task}"
+    print(f"{title}\n\n{results_table(table)}\n")
+    for style, (share, accuracy) in greedy.by_style().items():
+        print(f"  {style:10} {share:6.1%} of greedy answers, accuracy {accuracy}")
+    if args.output_dir:
+        written = write_report(args.output_dir, title, table, problem_rows(greedy, sampled), {"arguments": asdict(args)})
+        print(f"Files: {written}/ (results.json, table.md, problems.jsonl, samples.html)")
+    return 0
+
+
+def merge(rest: list[str]) -> int:
+    """rlhf merge ..."""
+    args = parse(arguments.MergeArgs, rest, "rlhf merge")
+
+    from rlhf_lib.models import TransformerWithLora
+
+    model = TransformerWithLora.from_adapter(args.adapter, args.base_model, device=args.device, dtype=args.dtype)
+    print(f"merged model: {model.save_merged(args.output_dir)}")
+    return 0
+
+
+def compare(rest: list[str]) -> int:
+    """rlhf compare ..."""
+    methods = option(rest, "--methods")
+    if methods and "," in methods:
+        rest = [*without(rest, "--methods"), "--methods", *methods.split(",")]
+    args = parse(arguments.CompareArgs, rest, "rlhf compare")
+
+    from rlhf_lib.compare import compare as run_all
+
+    print(run_all(args))
     return 0
 
 
@@ -181,6 +249,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": train,
     "sample": sample,
     "eval": evaluate,
+    "compare": compare,
+    "merge": merge,
     "pretrain": pretrain,
     "course": course,
 }

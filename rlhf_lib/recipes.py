@@ -13,8 +13,8 @@ Args = TypeVar("Args")
 
 def parse(kind: type[Args], words: list[str], prog: str, default: Args | None = None) -> Args:
     """An instance of the dataclass `kind` from command-line words, which change `default` (or the class's defaults)."""
-    start: Any = kind() if default is None else default
-    return tyro.cli(kind, args=words, prog=prog, default=start, config=(tyro.conf.SuppressFixed,))
+    start: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=words, prog=prog, config=(tyro.conf.SuppressFixed,), **start)
 
 
 def recipe(kind: type[Args], name: str) -> Args:

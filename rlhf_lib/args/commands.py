@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
-from rlhf_lib.args.training import CommonArgs, Dtype, RunArgs, TaskArgs
+from rlhf_lib.args.training import CommonArgs, Dtype, PromptArgs, RunArgs
 
 METHODS = ("zero-shot", "few-shot", "sft", "self-offline", "self-online", "ppo", "grpo", "reft")
 
 
 @dataclass(kw_only=True)
-class ModelArgs(TaskArgs, CommonArgs):
+class ModelArgs(PromptArgs, CommonArgs):
     """Which model a command loads, and how it samples."""
 
     base_model: str = "pocket"
@@ -64,9 +64,10 @@ class EvalArgs(ModelArgs):
     """Completions sampled per problem for pass@k, maj@k and rerank@k, k = 1, 2, 4, ... up to it; 0: none."""
     style: Literal["reasoning", "bare", "sentence"] = "reasoning"
     """Style of the worked examples (task pocket)."""
+    reward_model: str | None = None
+    """Directory of a trained reward model or verifier to rerank the samples with."""
     batch_size: int = 128
     """Completions generated at once."""
-
     output_dir: str | None = None
     """Directory for results.json, the table, problems.jsonl (all completions and verdicts) and samples.html to browse."""
 
@@ -92,7 +93,7 @@ class MergeArgs(CommonArgs):
 
 
 @dataclass(kw_only=True)
-class CompareArgs(TaskArgs, RunArgs):
+class CompareArgs(PromptArgs, RunArgs):
     """Every method and seed under one budget of training, in one report."""
 
     task: str | None = "pocket"

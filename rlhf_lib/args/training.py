@@ -31,8 +31,8 @@ class RunArgs(CommonArgs):
 
 
 @dataclass(kw_only=True)
-class TaskArgs:
-    """Which problems, how they are put to the model, and what is rewarded."""
+class PromptArgs:
+    """Which problems, and how they are put to the model."""
 
     task: str | None = None
     """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", or "char-count" (full stops after a
@@ -45,14 +45,20 @@ class TaskArgs:
     <reasoning>...</reasoning><answer>...</answer>, through the chat template where there is one."""
     few_shot: int = 0
     """Worked examples from the training split before each question; as many of them as the context has room for."""
-    rewards: tuple[str, ...] = ()
-    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list."""
-    reward_model: str | None = None
-    """Directory of a trained reward model (rlhf train reward-model): its score is added to --rewards, or is the only reward."""
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         require_not_negative(self, "few_shot")
+
+
+@dataclass(kw_only=True)
+class TaskArgs(PromptArgs):
+    """Which problems, how they are put to the model, and what is rewarded."""
+
+    rewards: tuple[str, ...] = ()
+    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list."""
+    reward_model: str | None = None
+    """Directory of a trained reward model (rlhf train reward-model): its score is added to --rewards, or is the only reward."""
 
 
 @dataclass(kw_only=True)
@@ -292,9 +298,11 @@ class SelfTrainingArgs(LoraArgs):
 
 
 @dataclass(kw_only=True)
-class SftArgs(TaskArgs, TrainingArgs):
+class SftArgs(PromptArgs, TrainingArgs):
     """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
 
+    task: str | None = "pocket"
+    """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
     epochs: int = 2
     """Passes over the training problems."""
     problems: int = 1000
@@ -321,7 +329,7 @@ class SftArgs(TaskArgs, TrainingArgs):
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
-        TaskArgs.__post_init__(self)
+        PromptArgs.__post_init__(self)
         TrainingArgs.__post_init__(self)
         require_positive(self, "epochs", "problems", "batch_size", "lr", "longest", "lora_alpha")
         require_not_negative(self, "self_samples")
@@ -349,6 +357,8 @@ class SftArgs(TaskArgs, TrainingArgs):
 class RewardModelArgs(TaskArgs, TrainingArgs):
     """A reward model: trained on comparisons, on numbers, or as a verifier of solutions sampled from the policy."""
 
+    task: str | None = "pocket"
+    """Whose problems the policy answers, and by what its answers are judged: pocket, gsm8k, svamp or mathqa."""
     kind: Literal["bradley-terry", "regression", "verifier"] = "bradley-terry"
     """bradley-terry: which of two is better. regression: the reward itself. verifier: the chance that a solution is right."""
     reward_base: str = "distilroberta-base"

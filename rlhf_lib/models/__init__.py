@@ -6,6 +6,7 @@ from rlhf_lib.models.policies import (
     TransformerWithLora,
     TransformerWithValueHead,
     TransformerWithValueHeadLora,
+    load_policy,
 )
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "encode_prompts",
     "end_token_ids",
     "load_base",
+    "load_policy",
     "padding_id",
     "resolve_device",
 ]

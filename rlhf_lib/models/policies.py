@@ -385,3 +385,10 @@ class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
         self.value_head = None
         if use_value_head:
             self.add_value_head()
+
+
+def load_policy(directory: str | os.PathLike, device: str = "auto", dtype: str = "float32") -> BridgedTransformer:
+    """The policy that a run saved: an adapter on its base model, or a whole model."""
+    if (Path(directory) / "adapter_config.json").is_file():
+        return TransformerWithLora.from_adapter(directory, device=device, dtype=dtype)
+    return BridgedTransformer(directory, device=device, dtype=dtype)

@@ -1,11 +1,13 @@
 """Metrics of a phase: collected anywhere by name, averaged at the phase's end; and the formulas that several trainers share."""
 
+import re
 import resource
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -49,8 +51,13 @@ def peak_memory_mb() -> float:
     """Peak memory since the process began, in MB: of the GPU if one is in use, else resident."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent process held when it started this one
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if peak:
+            return int(peak[1]) * 1024 / 1e6
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_rss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 @torch.no_grad()
@@ -61,13 +68,21 @@ def ratio_metrics(
     clip_range: tuple[float, float],
     mask: Mask,
 ) -> dict[str, Tensor]:
-    """How far the policy has moved: mean ratio, and the share of tokens whose gradient the clip takes away, low and high."""
+    """How far the policy has moved since it sampled.
+
+    The mean ratio and its deviation over tokens, the KL from the sampling policy (its k3 estimate, in nats a token), and the
+    share of tokens whose gradient the clip takes away, low and high.
+    """
     gen_len = logprobs.shape[1]
-    ratio = hide(logprobs - mb_logprobs, mask).exp()
+    log_ratio = hide(logprobs - mb_logprobs, mask)
+    ratio = log_ratio.exp()
+    mean = reduce_tokens(ratio, gen_len, mask)
     low = ((ratio < clip_range[0]) & (mb_advantages < 0)).float()
     high = ((ratio > clip_range[1]) & (mb_advantages > 0)).float()
     return {
-        "ratio": reduce_tokens(ratio, gen_len, mask),
+        "ratio": mean,
+        "ratio_std": reduce_tokens((ratio - mean).square(), gen_len, mask).sqrt(),
+        "update_kl": reduce_tokens(ratio - 1 - log_ratio, gen_len, mask),
         "clip_low": reduce_tokens(low, gen_len, mask),
         "clip_high": reduce_tokens(high, gen_len, mask),
     }

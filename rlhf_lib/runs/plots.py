@@ -46,6 +46,51 @@ def plot_curves(history: list[dict[str, Any]], file: Path, title: str) -> None:
     plt.close(figure)
 
 
+def plot_accuracies(figures: dict[str, tuple[str, dict[str, float]]], file: Path) -> None:
+    """A point for every run and measure, runs of one method above each other; `figures`: run -> (method, measure -> share)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    methods = list(dict.fromkeys(method for method, _ in figures.values()))
+    measures = list(next(iter(figures.values()))[1])
+    figure, axis = plt.subplots(figsize=(9, 0.5 * len(methods) + 1.6), layout="constrained")
+    for j, measure in enumerate(measures):
+        offset = 0.13 * (j - (len(measures) - 1) / 2)
+        points = [(100 * shares[measure], methods.index(method) + offset) for method, shares in figures.values()]
+        axis.plot(*zip(*points, strict=True), linestyle="", marker="os^Dv"[j % 5], markersize=5, alpha=0.8, label=measure)
+    axis.set(yticks=range(len(methods)), yticklabels=methods, xlabel="percent of held-out problems", xlim=(-2, 102))
+    axis.invert_yaxis()
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def plot_learning(runs: list[tuple[str, list[dict[str, Any]]]], file: Path, target: float) -> None:
+    """Validation accuracy over seconds of training, a line a run, a colour a method; a dashed line at the target."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 4.2), layout="constrained")
+    methods = list(dict.fromkeys(method for method, _ in runs))
+    for method, history in runs:
+        points = [(r["seconds"], 100 * r["held_out_accuracy"]) for r in history if r.get("held_out_accuracy") is not None]
+        labelled = method in [text.get_label() for text in axis.lines]
+        if points:
+            color = f"C{methods.index(method)}"
+            axis.plot(*zip(*points, strict=True), color=color, alpha=0.75, label="_" if labelled else method)
+    axis.axhline(100 * target, color="grey", linestyle="--", linewidth=1)
+    axis.set(xlabel="seconds of training", ylabel="percent right, sampled", ylim=(-2, 102))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
 def label_of(name: str) -> str:
     """A metric's name in a legend."""
     return name.removeprefix("share_").removeprefix("groups_").removeprefix("clip_").replace("_", " ")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from rlhf_lib.args import InputError, TaskArgs, require
+from rlhf_lib.args import InputError, PromptArgs, TaskArgs, require
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.rewards import choose_rewards
 from rlhf_lib.rewards.learned import reward_model_reward
@@ -38,7 +38,7 @@ def make_task(name: str | None, prefix: str = "", reward_fn: Callable | None = N
     return TASKS[name]()
 
 
-def task_of(args: TaskArgs, model: Any = None, gen_len: int = 0, prefix: str = "", reward_fn: Callable | None = None) -> Task:
+def task_of(args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str = "", reward_fn: Callable | None = None) -> Task:
     """The task that arguments ask for, with their data, prompts and rewards; `model` tells tokenizer and context.
 
     Raises:
@@ -51,6 +51,8 @@ def task_of(args: TaskArgs, model: Any = None, gen_len: int = 0, prefix: str = "
         task = make_task(args.task, prefix, reward_fn)
         plain = args.data is None and args.prompt_style == "plain"
         require(plain, f"task={task.name} has no data sets and prompt styles; leave out data and prompt_style")
+    if not isinstance(args, TaskArgs):
+        return task
     if args.rewards:
         task.reward_fns, task.reward_weights = choose_rewards(args.rewards)
     if args.reward_model is not None:

@@ -5,7 +5,7 @@ import re
 from functools import cached_property
 from typing import Any
 
-from rlhf_lib.args import InputError, TaskArgs
+from rlhf_lib.args import InputError, PromptArgs
 from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer
 from rlhf_lib.tasks.data_files import Row, load_splits
 from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
@@ -26,8 +26,8 @@ class WordProblemTask(Task):
     unsplit_train = 0
     """Of a data set without splits, so many first rows are for training and the rest for testing."""
 
-    def __init__(self, args: TaskArgs | None = None, tokenizer: Any = None, room: int | None = None):
-        self.args = TaskArgs() if args is None else args
+    def __init__(self, args: PromptArgs | None = None, tokenizer: Any = None, room: int | None = None):
+        self.args = PromptArgs() if args is None else args
         self.tokenizer, self.room = tokenizer, room
         xml = self.args.prompt_style == "xml"
         self.reward_fns = XML_REWARDS if xml else (correctness_reward,)

@@ -25,6 +25,7 @@ ORDER = [  # floor by floor, from the ground up; a module may import what stands
     ["optim"],
     ["runs"],
     ["trainers"],
+    ["compare"],
     ["course"],
     ["cli"],
     ["__main__"],

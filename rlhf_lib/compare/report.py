@@ -1,0 +1,166 @@
+"""The report of a comparison: tables over seeds, two figures, and one row a run as CSV and JSON."""
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+from tabulate import tabulate
+
+from rlhf_lib.args import CompareArgs
+from rlhf_lib.compare.runs import MEASURES, STABILITY, TRAINED, Outcome, run_all
+from rlhf_lib.files import write_atomically
+from rlhf_lib.models.loading import resolve_device
+from rlhf_lib.runs.directory import new_run_path
+from rlhf_lib.runs.plots import plot_accuracies, plot_learning
+from rlhf_lib.runs.run import WATCHED_PROBLEMS, describe_device
+
+
+def mean_and_range(values: list[float], form: str = "{:.1f}") -> str:
+    """The mean over seeds, with the smallest and the largest where they differ."""
+    mean, low, high = (form.format(value) for value in (statistics.mean(values), min(values), max(values)))
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def over_seeds(outcomes: list[Outcome], value: Callable[[Outcome], float | None], form: str = "{:.1f}") -> str:
+    """A figure of each seed as one cell; "never" where some seed has none, a dash where none has."""
+    found = [value(outcome) for outcome in outcomes]
+    present = [figure for figure in found if figure is not None]
+    if len(present) < len(found):
+        return f"{len(present)} of {len(found)} seeds" if present else "–"
+    return mean_and_range(present, form)
+
+
+def tables(outcomes: list[Outcome], args: CompareArgs) -> dict[str, str]:
+    """The report's tables, each over seeds: accuracy, efficiency and memory, stability."""
+    methods = {method: [o for o in outcomes if o.method == method] for method in args.methods}
+    k = args.samples
+    names = [name.replace("@k", f"@{k}") for name in MEASURES]
+    accuracy = [
+        (method, *(over_seeds(group, lambda o, name=name: 100 * o.accuracies[name].value) for name in MEASURES))
+        for method, group in methods.items()
+    ]
+    trained = {method: group for method, group in methods.items() if method in TRAINED}
+    efficiency = [
+        (
+            method,
+            *(over_seeds(group, lambda o, name=name: o.at_target(name), "{:.0f}") for name in ("step", "samples", "seconds")),
+            over_seeds(group, lambda o: o.seconds, "{:.0f}"),
+            over_seeds(group, lambda o: o.peak_memory_mb, "{:.0f}"),
+        )
+        for method, group in trained.items()
+    ]
+    stability = [
+        (
+            method,
+            f"{100 * statistics.pstdev([o.accuracies['pass@1'].value for o in group]):.2f}",
+            *(stability_cell(group, name) for name in STABILITY),
+        )
+        for method, group in trained.items()
+    ]
+    target = f"{args.target:.0%}"
+    heads = {
+        "accuracy": ("method", *(f"{name}, %" for name in names)),
+        "efficiency": ("method", f"steps to {target}", f"samples to {target}", f"seconds to {target}", "seconds", "peak MB"),
+        "stability": ("method", "deviation of pass@1 over seeds, points", *STABILITY.values()),
+    }
+    rows = {"accuracy": accuracy, "efficiency": efficiency, "stability": stability}
+    return {name: tabulate(rows[name], heads[name], tablefmt="github", disable_numparse=True) for name in rows}
+
+
+def stability_cell(outcomes: list[Outcome], name: str) -> str:
+    """Mean of a metric over phases and seeds, and its deviation over phases."""
+    found = [spread for spread in (outcome.spread(name) for outcome in outcomes) if spread is not None]
+    if not found:
+        return "–"
+    mean, deviation = (statistics.mean(values) for values in zip(*found, strict=True))
+    return f"{mean:.3g} ± {deviation:.2g}"
+
+
+REPORT = """# Comparison on {task}
+
+{methods} methods, {seeds} seeds each, at most {budget:.0f} seconds of training, then {problems} held-out problems: one greedy
+answer and {samples} samples at temperature 1 for each. Base model `{base_model}`. Cells are means over seeds, with the range;
+{device}; {minutes:.0f} minutes in all. Made by
+
+    {command}
+
+## Accuracy
+
+{accuracy}
+
+pass@1 is the accuracy of a sample. One seed's figure near 50% has a 95% interval of about ± {half:.0f} points (`results.csv`
+has all intervals). few-shot has {few_shot} worked examples in the prompt. rerank chooses by a verifier that was trained on the
+base model's own samples.
+
+![Accuracy by method](accuracy.png)
+
+## Efficiency and memory
+
+Accuracy on {watched} validation problems, sampled, is measured after every phase, which does not count as training. It reached
+the target at:
+
+{efficiency}
+
+![Validation accuracy over seconds of training](learning.png)
+
+## Stability
+
+{stability}
+
+KL per update is that between the policy that sampled and the one being trained, in nats a token, over a phase's minibatches;
+ratio spread is the deviation of their probability ratio over tokens. Both and the gradient norm are means over phases ±
+deviations over phases. Supervised methods have neither.
+"""
+
+
+def command_of(args: CompareArgs) -> str:
+    """The command line that repeats the comparison."""
+    words = ["rlhf compare", f"--task {args.task}", f"--methods {' '.join(args.methods)}", f"--seeds {args.seeds}"]
+    words += [
+        f"--budget {args.budget:g}",
+        f"--problems {args.problems}",
+        f"--samples {args.samples}",
+        f"--few-shot {args.few_shot}",
+    ]
+    words += [] if args.base_model == "pocket" else [f"--base-model {args.base_model}"]
+    return " ".join(words)
+
+
+def compare(args: CompareArgs) -> str:
+    """Run the comparison and write report.md, results.csv, results.json, accuracy.png and learning.png; returns the report."""
+    started = time.perf_counter()
+    root = Path(args.output_dir or new_run_path(f"compare-{args.task}"))
+    root.mkdir(parents=True, exist_ok=True)
+    outcomes = run_all(args, root)
+    rows = [outcome.as_row() for outcome in outcomes]
+    text = StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(root / "results.csv", text.getvalue())
+    shares = {f"{o.method}-{o.seed}": (o.method, {name: a.value for name, a in o.accuracies.items()}) for o in outcomes}
+    plot_accuracies(shares, root / "accuracy.png")
+    plot_learning([(o.method, o.history) for o in outcomes if o.history], root / "learning.png", args.target)
+    report = REPORT.format(
+        task=args.task,
+        methods=len(args.methods),
+        seeds=args.seeds,
+        budget=args.budget,
+        problems=args.problems,
+        samples=args.samples,
+        few_shot=args.few_shot,
+        base_model=args.base_model,
+        device=describe_device(resolve_device(args.device)),
+        watched=WATCHED_PROBLEMS,
+        minutes=(time.perf_counter() - started) / 60,
+        command=command_of(args),
+        half=98 / args.problems**0.5,
+        **tables(outcomes, args),
+    )
+    write_atomically(root / "report.md", report)
+    write_atomically(root / "results.json", json.dumps({"arguments": vars(args), "rows": rows}, indent=2) + "\n")
+    return f"{report}\nFiles: {root}/ (report.md, results.csv, results.json, accuracy.png, learning.png)"
