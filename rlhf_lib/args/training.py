@@ -8,7 +8,7 @@ from typing import Literal
 from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
 
 LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
-Dtype = Literal["float32", "bfloat16"]
+Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
 
 
@@ -68,7 +68,8 @@ class TrainingArgs(RunArgs):
     base_model: str = "pocket"
     """Model to start from: "pocket" (bundled), a Hugging Face name, or a local directory in that format."""
     dtype: Dtype = "float32"
-    """Number format of the base model's weights and activations; adapters and value head stay float32."""
+    """Number format of the base model's weights and activations; adapters and value head stay float32. 4bit (NF4, only under
+    adapters) needs pip install "rlhf_lib[quantized]"."""
     prepend_bos: bool = True
     """Put the tokenizer's beginning-of-sequence token before every prompt, where it has one."""
     gen_len: int = 24
@@ -104,6 +105,10 @@ class TrainingArgs(RunArgs):
         """Check every field against its rule."""
         require_positive(self, "gen_len", "temperature", "max_grad_norm", "save_every")
         require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every")
+        require(
+            self.dtype != "4bit" or getattr(self, "lora_rank", None) is not None,
+            "dtype='4bit' weights cannot be trained; use adapters (ppo-lora, grpo, self-training, sft --lora-rank)",
+        )
         require(
             self.budget is None or self.budget > 0, f"budget={self.budget} must be above 0 seconds; leave it out for no limit"
         )
@@ -367,9 +372,11 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
     """File of rows prompt, chosen, rejected (bradley-terry), or prompt, completion, score (the others), .jsonl or .parquet;
     left out, completions are sampled from base_model and judged by the task."""
     problems: int = 200
-    """Training problems that completions are sampled of; a quarter as many are held out for measuring."""
+    """Training problems that completions are sampled of; a fifth of them is held out for measuring."""
     samples: int = 8
     """Completions sampled per problem."""
+    with_solutions: bool = False
+    """Add the data set's own solution of every problem as a right completion: for policies that are seldom right."""
     epochs: int = 2
     """Passes over the rows."""
     batch_size: int = 16

@@ -88,8 +88,16 @@ class AdaptedMap:
         return type(self.module.original_component).__name__ == "Conv1D"
 
     @property
+    def is_quantised(self) -> bool:
+        """True for bitsandbytes' 4-bit weights, which are packed and cannot be added to."""
+        return hasattr(self.weight, "quant_state")
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(d_in, d_out)."""
+        if self.is_quantised:
+            linear = self.module.original_component
+            return linear.in_features, linear.out_features
         d_out, d_in = self.weight.shape
         return (d_out, d_in) if self.is_transposed else (d_in, d_out)
 

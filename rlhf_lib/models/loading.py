@@ -1,5 +1,6 @@
 """From a name or directory to a TransformerBridge with its tokenizer, and from a bridge back to a Hugging Face directory."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,8 +73,11 @@ class LoadedBase:
     dropout: dict[str, float]
 
 
-def resolve_name(name_or_path: str | os.PathLike) -> str:
-    """The bundled model's directory for its name; other names and paths as they are, checked as far as possible."""
+def resolve_name(name_or_path: str | os.PathLike, what: str = "base_model") -> str:
+    """The bundled model's directory for its name; other names and paths as they are, checked as far as possible.
+
+    `what` names the argument in errors.
+    """
     name = str(name_or_path)
     if name in BUNDLED:
         return str(BUNDLED[name])
@@ -82,15 +86,15 @@ def resolve_name(name_or_path: str | os.PathLike) -> str:
         if (path / "adapter_config.json").is_file():
             merged = path.parent / "merged"
             remedy = f"use {merged}" if merged.is_dir() else f"merge it: rlhf merge --adapter {name} --output-dir DIRECTORY"
-            raise InputError(f"base_model={name!r} is an adapter, and a new one goes on a whole model; {remedy}")
+            raise InputError(f"{what}={name!r} is an adapter, and a new one goes on a whole model; {remedy}")
         if not (path / "config.json").is_file():
             raise InputError(
-                f"base_model={name!r} is a directory without config.json; give a Hugging Face model directory, "
+                f"{what}={name!r} is a directory without config.json; give a Hugging Face model directory, "
                 "such as one that save_pretrained wrote"
             )
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or path.exists():
-        raise InputError(f"base_model={name!r} is not a model directory; check the path, or use --base-model pocket")
+        raise InputError(f"{what}={name!r} is not a model directory; check the path, or use pocket")
     return name
 
 
@@ -126,6 +130,18 @@ def remove_dropout(config: Any) -> dict[str, float]:
     return found
 
 
+def number_format(dtype: str, device: torch.device) -> dict[str, Any]:
+    """What from_pretrained is told: a torch dtype, or for "4bit" NF4 weights (Dettmers et al. 2023), computing in bfloat16."""
+    if dtype != "4bit":
+        return {"dtype": getattr(torch, dtype)}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError('dtype="4bit" needs the package bitsandbytes; pip install "rlhf_lib[quantized]", or use bfloat16')
+    quantization = transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_use_double_quant=True
+    )
+    return {"quantization_config": quantization, "dtype": torch.bfloat16, "device_map": {"": str(device)}}
+
+
 def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32") -> LoadedBase:
     """Load a causal language model by bundled name, hub name or local directory, and build a bridge on it.
 
@@ -138,7 +154,7 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
         config = read_config(name)
         dropout = remove_dropout(config)
         try:
-            hf = AutoModelForCausalLM.from_pretrained(name, config=config, dtype=getattr(torch, dtype))
+            hf = AutoModelForCausalLM.from_pretrained(name, config=config, **number_format(dtype, where))
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0]
@@ -148,7 +164,8 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
             ) from None
         parameters = dict(hf.named_parameters())
         bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=str(where))
-        bridge.to(where, print_details=False)
+        if dtype != "4bit":  # quantised weights are where they are to be
+            bridge.to(where, print_details=False)
     return LoadedBase(str(name_or_path), bridge, AutoTokenizer.from_pretrained(name), parameters, dropout)
 
 

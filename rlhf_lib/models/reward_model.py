@@ -35,7 +35,7 @@ class RewardModel(nn.Module):
 
     def __init__(self, name_or_path: str | os.PathLike = DEFAULT, *, device: str = "auto", longest: int = 512):
         super().__init__()
-        where, name = loading.resolve_device(device), loading.resolve_name(name_or_path)
+        where, name = loading.resolve_device(device), loading.resolve_name(name_or_path, "reward model")
         with loading.quiet_transformers():
             try:
                 self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=torch.float32)

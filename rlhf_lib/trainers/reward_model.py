@@ -47,20 +47,28 @@ Pair = tuple[Judged, Judged]
 
 
 def sample_judged(policy: Any, task: Task, prompts: Prompts, args: RewardModelArgs) -> list[Judged]:
-    """`args.samples` completions of every prompt, each with its score: right or wrong; of kind regression the task's reward."""
-    repeated, found = prompts.repeat(args.samples), []
+    """`args.samples` completions of every prompt with their scores, and the data set's own solution if that is asked for.
+
+    A score is right or wrong; of kind regression it is the task's reward. Completions of one prompt are consecutive.
+    """
+    repeated, completions, ids = prompts.repeat(args.samples), [], []
     for start in range(0, len(repeated), 128):
         part = repeated.slice(start, start + 128)
         sampled = rollout(policy, part.prompts, args.gen_len, temperature=args.temperature, prepend_bos=args.prepend_bos)
-        completions = [task.cut(completion) for completion in sampled.completions]
-        if args.kind == "regression":
-            columns = {**part.columns, "completion_ids": sampled.completion_ids}
-            scores = score(task.reward_fns, task.reward_weights, part.prompts, completions, columns)[0].tolist()
-        else:
-            scores = [float(right) for right in task.is_correct(part, completions)]
-        questions = part.columns.get("question", part.prompts)
-        found += [Judged(*row) for row in zip(questions, completions, scores, strict=True)]
-    return found
+        completions += [task.cut(completion) for completion in sampled.completions]
+        ids += sampled.completion_ids
+    if args.with_solutions:
+        size, solutions = args.samples, prompts.columns["solution"]
+        groups = [[*completions[i * size : (i + 1) * size], solution] for i, solution in enumerate(solutions)]
+        repeated, completions = prompts.repeat(size + 1), [text for group in groups for text in group]
+        ids = policy.tokenizer(completions, add_special_tokens=False)["input_ids"]
+    if args.kind == "regression":
+        columns = {**repeated.columns, "completion_ids": ids}
+        scores = score(task.reward_fns, task.reward_weights, repeated.prompts, completions, columns)[0].tolist()
+    else:
+        scores = [float(right) for right in task.is_correct(repeated, completions)]
+    questions = repeated.columns.get("question", repeated.prompts)
+    return [Judged(*row) for row in zip(questions, completions, scores, strict=True)]
 
 
 def pairs_of(judged: list[Judged], group_size: int) -> list[Pair]:
@@ -134,9 +142,9 @@ class RewardModelTrainer(Trainer):
         if args.comparisons is not None:
             found = read_comparisons(args.comparisons, args.kind)
         else:
-            prompts = self.task.draw(args.problems + max(1, args.problems // 4), args.seed, 0)
-            judged = sample_judged(self.policy, self.task, prompts, args)
-            found = pairs_of(judged, args.samples) if args.kind == "bradley-terry" else judged
+            judged = sample_judged(self.policy, self.task, self.task.worked(args.problems), args)
+            group_size = args.samples + args.with_solutions
+            found = pairs_of(judged, group_size) if args.kind == "bradley-terry" else judged
             del self._policy
         questions = list(dict.fromkeys(question_of(row) for row in found))
         random.Random(args.seed).shuffle(questions)
@@ -146,7 +154,7 @@ class RewardModelTrainer(Trainer):
         if not train or not test:
             raise InputError(
                 f"there are {len(train)} rows to train on and {len(test)} to measure with, of {len(questions)} questions; both "
-                "are needed: take more problems or samples, so that some completions are right and some wrong"
+                "are needed: take more problems or samples, so that some are right and some wrong, or set with_solutions"
             )
         self.findings.update(rows=len(train), held_out_rows=len(test))
         return train, test
@@ -183,7 +191,8 @@ class RewardModelTrainer(Trainer):
                 self.step += 1
                 self.log(loss=loss, grad_norm=norm)
         self.model.eval()
-        self.log(**{f"held_out_{name}": figure.value for name, figure in self.measure().items()})
+        judged = self.measure()["judged"]
+        self.log(held_out_judged=None if judged is None else judged.value)
 
     def predictions(self) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
         """On held-out rows: the chance that the model gives to something, and whether that came true.
@@ -195,6 +204,8 @@ class RewardModelTrainer(Trainer):
             chances = self.probabilities(self.test_rows).sigmoid()
             return chances, torch.tensor([row.score > 0 for row in self.test_rows])
         pairs = list(held_out_pairs(self.test_rows))
+        if not pairs:
+            return torch.zeros(0), torch.zeros(0, dtype=torch.bool)
         first, second = self.probabilities([a for a, _ in pairs]), self.probabilities([b for _, b in pairs])
         return (first - second).sigmoid(), torch.tensor([a.score > b.score for a, b in pairs])
 
@@ -205,6 +216,8 @@ class RewardModelTrainer(Trainer):
     def measure(self) -> dict[str, Accuracy | None]:
         """The share of held-out rows judged rightly; the calibration goes to the findings."""
         chances, outcomes = self.predictions()
+        if not len(chances):
+            return {"judged": None}  # no two held-out completions differ in score
         right = int(((chances > 0.5) == outcomes).sum())
         self.findings.update(
             calibration_error=round(expected_calibration_error(chances, outcomes), 4),

@@ -1,0 +1,140 @@
+"""What the GSM8K recipes take on one GPU: memory and time by arithmetic. Nothing here is measured.
+
+    python benchmarks/sizing.py
+
+Prints the table and writes benchmarks/results/recipes.md. The formulas stand beside the numbers they give; the GPU is an A100
+with 80 GB: 312 TFLOP/s in bfloat16, of which 35% are taken to be reached in training, and 2 TB/s.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
+from rlhf_lib.recipes import RECIPES, recipe
+
+FLOPS, REACHED, BANDWIDTH = 312e12, 0.35, 2e12
+STEP_OVERHEAD = 0.03  # seconds that launching the kernels of one decoding step takes, whatever the batch
+KINDS: dict[str, Any] = {
+    "sft": SftArgs,
+    "reward-model": RewardModelArgs,
+    "ppo": RLHFArgs,
+    "ppo-lora": LoraArgs,
+    "grpo": GrpoArgs,
+    "reft": ReftArgs,
+    "self-training": SelfTrainingArgs,
+}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's size, from its published configuration."""
+
+    parameters: float
+    layers: int
+    width: int
+    heads: int
+    kv_width: int
+    vocab: int
+    prompt: int
+    """Tokens of a GSM8K prompt in the recipe's style, roughly."""
+
+
+MODELS = {
+    "Qwen/Qwen2.5-0.5B-Instruct": Shape(0.494e9, 24, 896, 14, 128, 151_936, 140),
+    "EleutherAI/gpt-neo-1.3B": Shape(1.316e9, 24, 2048, 16, 2048, 50_257, 700),
+    "distilroberta-base": Shape(0.082e9, 6, 768, 12, 768, 50_265, 140),
+}
+
+
+def state_bytes(shape: Shape, rank: int | None, frozen_copy: bool) -> float:
+    """Weights in 2 bytes; trained in full also gradient (2) and AdamW's moments (2 + 2), and the frozen reference (2).
+
+    Adapters, in float32 with gradient and moments, have about 2 rank (width + 4 width) numbers in each of a layer's 7 maps.
+    """
+    if rank is None:
+        return shape.parameters * (2 + 2 + 4 + 2 * frozen_copy)
+    return shape.parameters * 2 + 16 * shape.layers * 7 * rank * 2.5 * shape.width
+
+
+def activation_bytes(shape: Shape, rows: int, tokens: int) -> float:
+    """Activations kept for the backward pass, rows x tokens x width x (34 + 5 heads tokens / width) bytes a layer.
+
+    Korthikanti et al. 2022, equation 2, with 2-byte activations and attention matrices held whole, as eager attention does.
+    """
+    return shape.layers * rows * tokens * shape.width * (34 + 5 * shape.heads * tokens / shape.width)
+
+
+def logit_bytes(shape: Shape, rows: int, tokens: int) -> float:
+    """Full-vocabulary logits in float32, about four copies of them at the peak: logits, log-softmax, and their gradients."""
+    return 4 * 4 * rows * tokens * shape.vocab
+
+
+def rollout_seconds(shape: Shape, rows: int, gen_len: int, prompt: int) -> float:
+    """A step of decoding reads all weights and the cache once, and takes at least STEP_OVERHEAD."""
+    cache = rows * (prompt + gen_len / 2) * shape.layers * 2 * shape.kv_width * 2
+    return gen_len * (STEP_OVERHEAD + (2 * shape.parameters + cache) / BANDWIDTH)
+
+
+def training_seconds(shape: Shape, tokens: float, adapters: bool) -> float:
+    """2 floating-point operations a parameter and token forward, 4 backward (2 with adapters: no gradient of the weights)."""
+    return (4 if adapters else 6) * shape.parameters * tokens / (FLOPS * REACHED)
+
+
+def size(name: str) -> tuple:
+    """A recipe's row."""
+    algorithm = name.removesuffix("-gsm8k")
+    args = recipe(KINDS[algorithm], name)
+    shape, rank = MODELS[args.base_model], getattr(args, "lora_rank", None)
+    if algorithm == "reward-model":
+        head = MODELS[args.reward_base]
+        rows = args.problems * args.samples
+        sampling = rollout_seconds(shape, 128, args.gen_len, shape.prompt) * rows / 128
+        training = training_seconds(head, args.epochs * rows * (shape.prompt + args.gen_len), adapters=False)
+        memory = 2 * shape.parameters + state_bytes(head, None, False) * 2 + activation_bytes(head, args.batch_size, 400)
+        return (
+            name,
+            f"{args.base_model}, {args.reward_base}",
+            f"{memory / 1e9:.0f}",
+            "",
+            f"{(sampling + training) / 3600:.1f}",
+        )
+    tokens = shape.prompt + args.gen_len
+    if algorithm == "sft":
+        tokens = shape.prompt + 130  # a worked solution
+        memory = state_bytes(shape, rank, False) + activation_bytes(shape, args.batch_size, tokens)
+        memory += logit_bytes(shape, args.batch_size, tokens)
+        seconds = training_seconds(shape, args.problems * tokens, rank is not None)
+        return (
+            name,
+            args.base_model,
+            f"{memory / 1e9:.0f}",
+            f"{seconds:.0f} (an epoch)",
+            f"{args.epochs * seconds / 3600:.1f}",
+        )
+    rows = args.minibatch_size
+    scoring = 1.5 * logit_bytes(
+        shape, args.batch_size, args.gen_len + 1
+    )  # policy, reference and KL: six copies, the phase at once
+    learning = activation_bytes(shape, rows, tokens) + logit_bytes(shape, rows, args.gen_len + 1)
+    memory = state_bytes(shape, rank, rank is None) + max(scoring, learning)
+    seconds = rollout_seconds(shape, args.batch_size, args.gen_len, shape.prompt)
+    seconds += 2 * 2 * shape.parameters * args.batch_size * tokens / (FLOPS * REACHED)
+    seconds += args.batches_per_learning_phase * training_seconds(shape, args.batch_size * tokens, rank is not None)
+    return (name, args.base_model, f"{memory / 1e9:.0f}", f"{seconds:.0f}", f"{args.total_phases * seconds / 3600:.1f}")
+
+
+def main() -> None:
+    """Print the table and write it."""
+    names = sorted(file.stem for file in RECIPES.glob("*-gsm8k.json"))
+    heads = ("recipe", "models", "GB of GPU memory", "seconds a phase", "hours in all")
+    table = tabulate([size(name) for name in names], heads, tablefmt="github", disable_numparse=True)
+    text = f"Computed for one A100 with 80 GB, not measured (`python benchmarks/sizing.py` has the formulas):\n\n{table}\n"
+    (Path(__file__).parent / "results" / "recipes.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
