@@ -115,9 +115,10 @@ def size(name: str) -> tuple:
             f"{args.epochs * seconds / 3600:.1f}",
         )
     rows = args.minibatch_size
+    # policy, reference and their KL: six copies, of the phase at once
     scoring = 1.5 * logit_bytes(
         shape, args.batch_size, args.gen_len + 1
-    )  # policy, reference and KL: six copies, the phase at once
+    )
     learning = activation_bytes(shape, rows, tokens) + logit_bytes(shape, rows, args.gen_len + 1)
     memory = state_bytes(shape, rank, rank is None) + max(scoring, learning)
     seconds = rollout_seconds(shape, args.batch_size, args.gen_len, shape.prompt)

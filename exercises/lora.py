@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 8e4540e7ad1c
+# Rendered by `rlhf course render`; fingerprint 82582de6a7ea
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -206,7 +206,15 @@ class TransformerWithLora(BridgedTransformer):
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Inside, the adapters are added to the base weights, which come back bit for bit."""
+        """Inside, the adapters are added to the base weights, which come back bit for bit.
+
+        4-bit weights cannot be added to: there the adapters' hooks stay on the base model instead, which samples the same
+        policy, slower.
+        """
+        if any(m.is_quantised for m in self.lora.maps):
+            with self.base_model.hooks(fwd_hooks=self.lora_fwd_hooks):
+                yield
+            return
         with self.lora.merged():
             yield
 
@@ -227,6 +235,8 @@ class TransformerWithLora(BridgedTransformer):
     def save_merged(self, directory: str | os.PathLike) -> Path:
         """Write the base model with the adapters added to its weights, as a Hugging Face directory."""
         self.refuse_if_merged("saving")
+        if any(m.is_quantised for m in self.lora.maps):
+            raise InputError("4-bit weights cannot take in an adapter; load the base model in bfloat16 or float32 to merge")
         with self.merged():
             return loading.save_base(self.base, directory)
 

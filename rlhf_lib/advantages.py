@@ -69,7 +69,8 @@ def compute_token_rewards(
     """ReFT's reward of every token: -kl_coef (logprob - ref_logprob), and at the last real token the score on top of that.
 
     The difference of log-probabilities is the k1 estimate of KL(policy || reference) at one token (Trung et al. 2024,
-    section 3.2; Stiennon et al. 2020). No gradient passes through rewards; positions after the last real token get 0.
+    section 3.2; Stiennon et al. 2020). No gradient passes through rewards. Positions after the last real token get 0, whatever
+    stands there, infinities included.
     """
     mask = torch.ones_like(logprobs) if mask is None else mask.to(logprobs.dtype)
     penalty = hide(logprobs.detach() - ref_logprobs.detach(), mask)

@@ -74,7 +74,7 @@ def calibration_bins(
 ) -> list[tuple[float, float, int]]:
     """(mean predicted probability, share that came true, count) of every bin of equal width that is not empty.
 
-    A probability of exactly 1 belongs to the last bin.
+    The lowest bin comes first. Each includes its lower edge, and the last one 1 as well.
     """
     index = (probabilities * bins).long().clamp(max=bins - 1)
     found = []
@@ -102,7 +102,7 @@ def make_comparisons(correct: list[bool], group_size: int, most: int = 4) -> lis
     longer list was used once. A prompt whose completions are all right or all wrong gives none.
 
     Raises:
-        InputError: the completions are not whole groups.
+        InputError: the completions are not whole groups of at least 2.
     """
     if group_size < 2 or len(correct) % group_size:
         raise InputError(

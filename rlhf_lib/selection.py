@@ -41,7 +41,7 @@ def weighted_vote(answers: Sequence[Hashable | None], weights: Sequence[float]) 
     """Index of the first completion that gives the answer with the largest sum of weights; None if none has an answer.
 
     With weights of 1 this is the majority; with a verifier's probabilities each completion votes as loudly as it is trusted
-    (Li et al. 2023, section 3.3). Ties go to the answer seen first.
+    (Li et al. 2023). Ties go to the answer seen first.
     """
     totals: dict[Hashable, float] = defaultdict(float)
     for answer, weight in zip(answers, weights, strict=True):
@@ -54,7 +54,11 @@ def weighted_vote(answers: Sequence[Hashable | None], weights: Sequence[float]) 
 
 
 def rerank(scores: Sequence[float]) -> int:
-    """Index of the completion with the highest score, the first of equals (Cobbe et al. 2021, section 4)."""
+    """Index of the completion with the highest score, the first of equals (Cobbe et al. 2021, section 4).
+
+    Raises:
+        InputError: no scores.
+    """
     if not scores:
         raise InputError("there is no completion to choose from; give at least one score")
     return max(range(len(scores)), key=lambda i: scores[i])
@@ -64,8 +68,8 @@ def best_of_n_value(proxy: Float[Tensor, " samples"], gold: Float[Tensor, " samp
     """Expected gold reward of the best of n by proxy reward, from any number of samples; unbiased.
 
     Averages over all ways to pick n of the samples. Sorted by proxy, the i-th smallest (from 1) is the best of
-    C(i - 1, n - 1) of the C(samples, n) picks (Nakano et al. 2021, appendix I). Samples with equal proxy count in the order
-    given.
+    C(i - 1, n - 1) of the C(samples, n) picks (Nakano et al. 2021, appendix I). Of samples with equal proxy the later one
+    counts as the better.
 
     Raises:
         InputError: n is not between 1 and the number of samples.

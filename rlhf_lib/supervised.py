@@ -64,7 +64,7 @@ def calc_sft_loss(
 ) -> Float[Tensor, ""]:
     """Mean negative log-probability, in nats, of the tokens whose loss mask is 1, each given what stands before it.
 
-    The logits at one position predict the next, so the first token is never scored. The mean is over tokens, not over
+    The logits, made float32 first, predict the next token each, so the first is never scored. The mean is over tokens, not over
     sequences; without any the loss is 0.
     """
     logprobs = logits[:, :-1].float().log_softmax(dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint a199dcac3119
+# Rendered by `rlhf course render`; fingerprint 65c3884df2ac
 """Solutions of chapters/3_lora.md; run them with `python -m solutions.lora`.
 
 Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from rlhf_lib.args import LORA_MAPS, LoraArgs
+from rlhf_lib.args import LORA_MAPS, InputError, LoraArgs
 from rlhf_lib.lora.adapter import AdaptedMap, find_maps, require_rank
 from rlhf_lib.lora.peft_format import PeftNames, fuse, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.models import loading
@@ -203,7 +203,15 @@ class TransformerWithLora(BridgedTransformer):
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Inside, the adapters are added to the base weights, which come back bit for bit."""
+        """Inside, the adapters are added to the base weights, which come back bit for bit.
+
+        4-bit weights cannot be added to: there the adapters' hooks stay on the base model instead, which samples the same
+        policy, slower.
+        """
+        if any(m.is_quantised for m in self.lora.maps):
+            with self.base_model.hooks(fwd_hooks=self.lora_fwd_hooks):
+                yield
+            return
         with self.lora.merged():
             yield
 
@@ -224,6 +232,8 @@ class TransformerWithLora(BridgedTransformer):
     def save_merged(self, directory: str | os.PathLike) -> Path:
         """Write the base model with the adapters added to its weights, as a Hugging Face directory."""
         self.refuse_if_merged("saving")
+        if any(m.is_quantised for m in self.lora.maps):
+            raise InputError("4-bit weights cannot take in an adapter; load the base model in bfloat16 or float32 to merge")
         with self.merged():
             return loading.save_base(self.base, directory)
 

@@ -108,8 +108,8 @@ class CompareArgs(PromptArgs, RunArgs):
     """Seconds of training that each method has for each seed."""
     few_shot: int = 3
     """Worked examples of the few-shot row."""
-    problems: int = 200
-    """Held-out problems."""
+    problems: int = 100
+    """Held-out problems that every method and seed is measured on."""
     samples: int = 8
     """Samples per problem for pass@k, maj@k and rerank@k."""
     gen_len: int = 48

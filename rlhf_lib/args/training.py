@@ -275,6 +275,8 @@ class GrpoArgs(LoraArgs):
 class ReftArgs(RLHFArgs):
     """ReFT: supervised warm-up on worked solutions, then PPO with the right answer as reward and KL paid token by token."""
 
+    task: str | None = "pocket"
+    """Where problems, worked solutions and answers are from: pocket, gsm8k, svamp or mathqa."""
     warmup_epochs: int = 1
     """Epochs of supervised fine-tuning before PPO; 0 where base_model is fine-tuned already (rlhf train sft)."""
     warmup_problems: int = 256
@@ -293,6 +295,10 @@ class ReftArgs(RLHFArgs):
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         super().__post_init__()
+        require(
+            self.task not in (None, "char-count"),
+            f"task={self.task!r} has no worked solutions and right answers; use pocket, gsm8k, svamp or mathqa",
+        )
         require_positive(self, "warmup_problems", "warmup_batch_size", "warmup_lr")
         require_not_negative(self, "warmup_epochs", "kl_reward_coef")
 

@@ -15,8 +15,8 @@ LONGEST_TAIL = 4000  # characters at the end of a completion in which a last num
 LARGEST_EXPONENT = 300
 
 PLAIN = re.compile(
-    r"(?<![0-9.])[-+]?\s?\$?\s?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
-    r"(?:\s?/\s?[0-9]+)?|(?<![0-9.])[-+]?\$?\.[0-9]+"
+    r"(?<![0-9.])[-+−]?\s?\$?\s?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
+    r"(?:\s?/\s?[0-9]+)?|(?<![0-9.])[-+−]?\$?\.[0-9]+(?:[eE][-+]?[0-9]{1,4})?"
 )
 SAYS = re.compile(r"the\s+(?:final\s+)?answer\s+is:?\s*", re.IGNORECASE)
 LETTER = re.compile(r"\s*(?:(?:option|choice)\s+)?[(\[]?\s*([A-Ea-e])(?:\s*[)\].:,]|\s*$)", re.IGNORECASE)
@@ -24,14 +24,14 @@ LONE_LETTER = re.compile(r"[(\[]\s*([A-Ea-e])\s*[)\]]|\b(?:option|choice)\s+([A-
 
 
 def extract_tagged(completion: str) -> str | None:
-    """The text of the last closed <answer>...</answer>."""
+    """The text between the last </answer> and the last <answer> before it; None without such a pair."""
     end = completion.rfind("</answer>")
     start = completion.rfind("<answer>", 0, end) if end >= 0 else -1
     return completion[start + len("<answer>") : end] if start >= 0 else None
 
 
 def extract_hashes(completion: str) -> str | None:
-    """What follows the last #### on its line (GSM8K's convention)."""
+    """What follows the last #### on its line (GSM8K's convention); None without ####."""
     start = completion.rfind("####")
     return completion[start + 4 :].split("\n", 1)[0] if start >= 0 else None
 
@@ -115,12 +115,13 @@ def extract_answer(completion: str, convention: str = "any") -> str | None:
 def parse_number(text: str) -> Fraction | None:
     """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
 
-    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts.
+    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts. None too for a text longer
+    than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
     """
     match = PLAIN.search(text[:LONGEST_ANSWER])
     if match is None or len(text) > LONGEST_ANSWER:
         return None
-    number = re.sub(r"[\s$,]", "", match.group())
+    number = re.sub(r"[\s$,]", "", match.group()).replace("−", "-")
     numerator, _, denominator = number.partition("/")
     exponent = re.search(r"[eE]([-+]?[0-9]+)$", numerator)
     if exponent and abs(int(exponent.group(1))) > LARGEST_EXPONENT:

@@ -76,7 +76,12 @@ def xml_count_reward(prompts: list, completions: list, **columns: Any) -> list[f
 
 
 def count_tags(text: str) -> float:
-    """The reward of `xml_count_reward` for one text."""
+    r"""The reward of `xml_count_reward` for one text: 0.125 a tag that stands exactly once, less 0.001 a trailing character.
+
+    What must stand once: "<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>". If the third does, what follows
+    the last "\n</answer>\n" is trailing, the whole text where there is none; if the fourth does, what follows the last
+    "\n</answer>" is trailing too, less one character.
+    """
     opened, closed = text.count("\n<answer>\n") == 1, text.count("\n</answer>") == 1
     found = (text.count("<reasoning>\n") == 1) + (text.count("\n</reasoning>\n") == 1) + opened + closed
     trailing = len(text.split("\n</answer>\n")[-1]) * opened + (len(text.split("\n</answer>")[-1]) - 1) * closed
@@ -87,14 +92,18 @@ def hardened_format_reward(prompts: list, completions: list, **columns: Any) -> 
     """0.5 where the completion is the format and nothing else, honestly filled, else 0.
 
     The lines are those of multiline_format_reward; besides, every tag stands once, the reasoning has at least LEAST_REASONING
-    characters without the space around it, and the answer is one number (of at most LONGEST_ANSWER characters) with at most a
-    unit: no list of guesses.
+    characters without the space around it, and the answer has one number in at most LONGEST_ANSWER characters: no list of
+    guesses.
     """
     return [0.5 if is_honest(text_of(completion)) else 0.0 for completion in completions]
 
 
 def is_honest(text: str) -> bool:
-    """Whether `hardened_format_reward` pays for a text."""
+    """Whether `hardened_format_reward` pays for a text.
+
+    MULTILINE matches the whole of it, each of TAGS stands once, the reasoning has at least LEAST_REASONING characters without
+    the space around it, and the tagged answer has at most LONGEST_ANSWER characters and one number of PLAIN.
+    """
     if not MULTILINE.fullmatch(text) or any(text.count(tag) != 1 for tag in TAGS):
         return False
     reasoning = text.split("</reasoning>")[0].removeprefix("<reasoning>").strip()

@@ -1,0 +1,322 @@
+# Rendered by `rlhf course render`; fingerprint 43f9e9959e91
+"""Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
+
+Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
+`rlhf course hint NAME`, and see your own code at work with `python -m exercises.reasoning`.
+"""
+
+import math
+import random
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import einops
+import numpy as np
+import torch
+import torch as t
+from jaxtyping import Float, Int
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from rlhf_lib.advantages import (
+    compute_advantages,
+    compute_gae,
+    compute_group_advantages,
+    compute_leave_one_out,
+    compute_process_advantages,
+    last_real_token,
+    normalize_reward,
+)
+from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs, ReftArgs
+from rlhf_lib.course import NotAttempted
+from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.lora import Lora, LoraHooks
+from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
+from rlhf_lib.models import TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
+from rlhf_lib.models.loading import padding_id
+from rlhf_lib.objectives import (
+    Mask,
+    calc_clipped_surrogate_objective,
+    calc_entropy_bonus,
+    calc_kl_estimate_penalty,
+    calc_kl_penalty,
+    calc_value_function_loss,
+    hide,
+)
+from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler, get_supervised_optimizer
+from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.rewards import correctness_reward, reward_fn_char_count
+from rlhf_lib.rewards.answers import CONVENTIONS, LARGEST_EXPONENT, LETTERS, LONGEST_ANSWER, PLAIN, option_letter, same_answer
+from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
+from rlhf_lib.rewards.shaping import reft_reward
+from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
+from rlhf_lib.runs import explained_variance
+from rlhf_lib.tasks import PocketTask, Task, make_task
+from rlhf_lib.tasks.prompting import question_text
+from rlhf_lib.trainers import GrpoTrainer, LoraTrainer
+from rlhf_lib.trainers.ppo import RLHFTrainer
+from rlhf_lib.trainers.sft import encode_solutions, minibatches, supervised_step
+
+try:
+    import wandb
+except ImportError:
+    wandb = None
+
+device = t.device("cuda" if t.cuda.is_available() else "cpu")
+
+
+def extract_tagged(completion: str) -> str | None:
+    """The text between the last </answer> and the last <answer> before it; None without such a pair."""
+    raise NotAttempted("tagged_and_hashes", "chapters/6_reasoning.md, exercise 6.1")
+
+
+def extract_hashes(completion: str) -> str | None:
+    """What follows the last #### on its line (GSM8K's convention); None without ####."""
+    raise NotAttempted("tagged_and_hashes", "chapters/6_reasoning.md, exercise 6.1")
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
+
+    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts. None too for a text longer
+    than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
+    """
+    raise NotAttempted("parse_number", "chapters/6_reasoning.md, exercise 6.2")
+
+
+def extract_answer(completion: str, convention: str = "any") -> str | None:
+    """The answer of a completion under one convention; "any" takes the first of CONVENTIONS, in order, that finds one.
+
+    Raises:
+        InputError: a convention that does not exist.
+    """
+    raise NotAttempted("answers_match", "chapters/6_reasoning.md, exercise 6.3")
+
+
+def answer_key(answer: str) -> Fraction | str | None:
+    """What two equal answers have in common: the number if there is one, else the text without case and surrounding space.
+
+    None for a text that is empty or longer than LONGEST_ANSWER: it equals nothing, not even itself.
+    """
+    raise NotAttempted("answers_match", "chapters/6_reasoning.md, exercise 6.3")
+
+
+def answers_match(completion: str, reference: str, convention: str = "any") -> bool:
+    """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
+
+    `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
+    is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
+    """
+    raise NotAttempted("answers_match", "chapters/6_reasoning.md, exercise 6.3")
+
+
+def xml_correctness_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:
+    """2 where the last closed <answer> holds the right answer, else 0. A right answer without the tags earns nothing."""
+    raise NotAttempted("five_rewards", "chapters/6_reasoning.md, exercise 6.4")
+
+
+def integer_reward(prompts: list, completions: list, **columns: Any) -> list[float]:
+    """0.5 where the tagged answer is a whole number in digits alone, right or wrong, else 0."""
+    raise NotAttempted("five_rewards", "chapters/6_reasoning.md, exercise 6.4")
+
+
+def strict_format_reward(prompts: list, completions: list, **columns: Any) -> list[float]:
+    r"""0.5 where the whole completion is the format, line by line, else 0; reasoning and answer have ONE line each.
+
+    That is what the widespread pattern accepts, since its dot matches no line break: reasoning of several lines earns nothing.
+    The line break after </answer> must be there, and nothing after it. See multiline_format_reward.
+    """
+    raise NotAttempted("five_rewards", "chapters/6_reasoning.md, exercise 6.4")
+
+
+def soft_format_reward(prompts: list, completions: list, **columns: Any) -> list[float]:
+    """0.5 where the completion begins with reasoning and answer in their tags, whatever the lines, else 0; more may follow."""
+    raise NotAttempted("five_rewards", "chapters/6_reasoning.md, exercise 6.4")
+
+
+def count_tags(text: str) -> float:
+    r"""The reward of `xml_count_reward` for one text: 0.125 a tag that stands exactly once, less 0.001 a trailing character.
+
+    What must stand once: "<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>". If the third does, what follows
+    the last "\n</answer>\n" is trailing, the whole text where there is none; if the fourth does, what follows the last
+    "\n</answer>" is trailing too, less one character.
+    """
+    raise NotAttempted("five_rewards", "chapters/6_reasoning.md, exercise 6.4")
+
+
+def is_honest(text: str) -> bool:
+    """Whether `hardened_format_reward` pays for a text.
+
+    MULTILINE matches the whole of it, each of TAGS stands once, the reasoning has at least LEAST_REASONING characters without
+    the space around it, and the tagged answer has at most LONGEST_ANSWER characters and one number of PLAIN.
+    """
+    raise NotAttempted("hardened_format", "chapters/6_reasoning.md, exercise 6.5")
+
+
+def build_few_shot_prompt(question: str, examples: list[tuple[str, str]], room: int, count_tokens: Callable[[str], int]) -> str:
+    r"""Worked examples, then the question: "Question: ...\nAnswer:\n" each, an example's solution after it, and an empty line.
+
+    Args:
+        question: what is to be answered; the prompt ends where its answer is to begin.
+        examples: pairs (question, solution), in the order in which they are to stand.
+        room: most tokens of the whole prompt. Examples are left out from the FRONT until it fits: those nearest to the
+            question stay. The question itself stays whole even where it alone is too long.
+        count_tokens: number of tokens of a text.
+    """
+    raise NotAttempted("build_few_shot_prompt", "chapters/6_reasoning.md, exercise 6.6")
+
+
+def encode_example(
+    tokenizer: Any, prompt: str, solution: str, end_id: int | None, prepend_bos: bool = True
+) -> tuple[list[int], list[int]]:
+    """(token ids, loss mask) of one example: beginning of sequence, prompt, solution, end of sequence.
+
+    Prompt and solution are tokenised apart, as they are when a completion is sampled, and without special tokens. The
+    beginning-of-sequence token goes in front if `prepend_bos` and the tokenizer has one, unless the prompt begins with it
+    already. `end_id` goes last, unless it is None. The mask is 1 on the solution and the end, which is learned too, or the
+    model would never stop; it is 0 on all before. Both lists have one entry a token.
+
+    Raises:
+        InputError: a solution without tokens.
+    """
+    raise NotAttempted("encode_example", "chapters/6_reasoning.md, exercise 6.7")
+
+
+def calc_sft_loss(
+    logits: Float[Tensor, "batch seq vocab"], ids: Int[Tensor, "batch seq"], loss_mask: Float[Tensor, "batch seq"]
+) -> Float[Tensor, ""]:
+    """Mean negative log-probability, in nats, of the tokens whose loss mask is 1, each given what stands before it.
+
+    The logits, made float32 first, predict the next token each, so the first is never scored. The mean is over tokens, not over
+    sequences; without any the loss is 0.
+    """
+    raise NotAttempted("calc_sft_loss", "chapters/6_reasoning.md, exercise 6.8")
+
+
+def compute_token_rewards(
+    scores: Float[Tensor, " batch"],
+    logprobs: Float[Tensor, "batch gen"],
+    ref_logprobs: Float[Tensor, "batch gen"],
+    kl_coef: float,
+    *,
+    mask: Mask = None,
+) -> Float[Tensor, "batch gen"]:
+    """ReFT's reward of every token: -kl_coef (logprob - ref_logprob), and at the last real token the score on top of that.
+
+    The difference of log-probabilities is the k1 estimate of KL(policy || reference) at one token (Trung et al. 2024,
+    section 3.2; Stiennon et al. 2020). No gradient passes through rewards. Positions after the last real token get 0, whatever
+    stands there, infinities included.
+    """
+    raise NotAttempted("compute_token_rewards", "chapters/6_reasoning.md, exercise 6.9")
+
+
+class ReftTrainer(RLHFTrainer):
+    """Every weight is trained, the value head shares the trunk, and the warmed-up model is the reference policy."""
+
+    name = "reft"
+    args: ReftArgs
+
+    def build_models(self) -> tuple[Any, Any]:
+        """The policy after the warm-up, and a frozen copy of it."""
+        args = self.args
+        self.model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
+        started = time.perf_counter()
+        self.warm_up()
+        self.seconds_before_run = time.perf_counter() - started
+        return self.model, self.model.frozen_copy()
+
+    def make_task(self) -> Task:
+        """The task with ReFT's reward, unless the arguments ask for another."""
+        task = super().make_task()
+        if not self.args.rewards and self.args.reward_model is None:
+            task.reward_fns, task.reward_weights = (reft_reward,), (1.0,)
+        return task
+
+    def warm_up(self) -> None:
+        """Supervised epochs on worked solutions at a constant learning rate, the same for the same seed."""
+        args, model = self.args, self.model
+        if not args.warmup_epochs:
+            return
+        examples, _ = encode_solutions(model, self.task.worked(args.warmup_problems), model.cfg.n_ctx, args.prepend_bos)
+        optimizer = get_supervised_optimizer(
+            model.get_base_model_trainable_params(), args.warmup_lr, args.weight_decay, args.optimizer
+        )
+        for epoch in range(args.warmup_epochs):
+            seed = random.Random(f"{args.seed}-{epoch}").getrandbits(32)
+            for batch in minibatches(examples, args.warmup_batch_size, padding_id(model.tokenizer), seed):
+                supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
+
+    def rollout_phase(self) -> ReplayMemory:
+        """Sample and reward completions, pay the KL out of every token's reward, and turn that into advantages and returns.
+
+        The scores of `sample_and_score` are taken as they are, not whitened. `compute_token_rewards` makes one reward a token
+        of them with args.kl_reward_coef, `compute_gae` advantages with args.gamma and args.gae_lambda. The memory holds what
+        RLHFTrainer's does, so that its objective serves unchanged. Logging is optional.
+        """
+        raise NotAttempted("reft_rollout", "chapters/6_reasoning.md, exercise 6.10")
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Chance that at least one of k completions is right, from `correct` right ones among `samples`; unbiased.
+
+    1 - C(samples - correct, k) / C(samples, k): of all ways to pick k of the samples, those with a right one (Chen et al.
+    2021, eq. 1). The plain guess 1 - (1 - correct / samples)^k is too low on average.
+
+    Raises:
+        InputError: k is not between 1 and samples, or correct not between 0 and samples.
+    """
+    raise NotAttempted("pass_at_k", "chapters/6_reasoning.md, exercise 6.11")
+
+
+def majority_vote(answers: Sequence[Hashable | None]) -> int | None:
+    """Index of the first completion that gives the most frequent answer; None if no completion has an answer.
+
+    `answers` are keys (rewards.answer_key), so that equal numbers are one answer; None is a completion without answer, which
+    does not vote. Of equally frequent answers the one seen first wins.
+    """
+    raise NotAttempted("votes", "chapters/6_reasoning.md, exercise 6.12")
+
+
+def weighted_vote(answers: Sequence[Hashable | None], weights: Sequence[float]) -> int | None:
+    """Index of the first completion that gives the answer with the largest sum of weights; None if none has an answer.
+
+    With weights of 1 this is the majority; with a verifier's probabilities each completion votes as loudly as it is trusted
+    (Li et al. 2023). Ties go to the answer seen first.
+    """
+    raise NotAttempted("votes", "chapters/6_reasoning.md, exercise 6.12")
+
+
+def rerank(scores: Sequence[float]) -> int:
+    """Index of the completion with the highest score, the first of equals (Cobbe et al. 2021, section 4).
+
+    Raises:
+        InputError: no scores.
+    """
+    raise NotAttempted("rerank", "chapters/6_reasoning.md, exercise 6.13")
+
+
+def first_reaching(history: list[dict[str, float]], name: str, level: float, window: int = 1) -> int | None:
+    """Index of the first record from which a metric stays at or above a level for `window` records in a row; None if never.
+
+    Records that lack the metric (or have None) are passed over: they neither count for the window nor end it. With the window
+    above 1 a lucky phase is not taken for a change.
+    """
+    raise NotAttempted("first_reaching", "chapters/6_reasoning.md, exercise 6.14")
+
+
+def main() -> None:
+    """Warm the bundled model up on worked solutions, then train it by ReFT; options are those of ReftArgs (--help)."""
+    args = parse(ReftArgs, sys.argv[1:], "python -m solutions.reasoning", recipe(ReftArgs, "reft-pocket"))
+    ReftTrainer(args).train()
+
+
+if __name__ == "__main__":
+    from rlhf_lib.course.own import run_own
+
+    run_own("reasoning", globals())

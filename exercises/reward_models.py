@@ -1,0 +1,313 @@
+# Rendered by `rlhf course render`; fingerprint e6228d93f380
+"""Exercises of chapters/5_reward_models.md: fill in what raises NotAttempted.
+
+Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for one exercise), get a hint with
+`rlhf course hint NAME`, and see your own code at work with `python -m exercises.reward_models`.
+"""
+
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import einops
+import numpy as np
+import torch
+import torch as t
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from tabulate import tabulate
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf_lib.advantages import (
+    compute_advantages,
+    compute_gae,
+    compute_group_advantages,
+    compute_leave_one_out,
+    compute_process_advantages,
+    normalize_reward,
+)
+from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs, RewardModelArgs
+from rlhf_lib.course import NotAttempted
+from rlhf_lib.course.demos.reward_models import PROBLEMS, SAMPLES
+from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.lora import Lora, LoraHooks
+from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
+from rlhf_lib.models import (
+    BridgedTransformer,
+    TransformerWithLora,
+    TransformerWithValueHead,
+    TransformerWithValueHeadLora,
+    loading,
+)
+from rlhf_lib.models.reward_model import DEFAULT
+from rlhf_lib.objectives import (
+    calc_clipped_surrogate_objective,
+    calc_entropy_bonus,
+    calc_kl_estimate_penalty,
+    calc_kl_penalty,
+    calc_value_function_loss,
+)
+from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
+from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.rewards import answers_match, correctness_reward, reward_fn_char_count
+from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
+from rlhf_lib.tasks import PocketTask, Task, make_task
+from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RLHFTrainer
+from rlhf_lib.trainers.reward_model import RewardModelTrainer
+
+try:
+    import wandb
+except ImportError:
+    wandb = None
+
+device = t.device("cuda" if t.cuda.is_available() else "cpu")
+
+
+def calc_preference_loss(
+    chosen: Float[Tensor, " pairs"],
+    rejected: Float[Tensor, " pairs"],
+    margin: Float[Tensor, " pairs"] | float = 0.0,
+    centring_coef: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Bradley-Terry loss: mean of -log sigmoid(chosen - rejected - margin) + centring_coef (chosen + rejected)^2, in nats.
+
+    Args:
+        chosen, rejected: scores of the better and the worse text of each pair.
+        margin: how much better the chosen one is to be, one number or one a pair (Touvron et al. 2023, eq. 2).
+        centring_coef: weight of the squared sum, which fixes the scores' zero: differences alone leave it open
+            (Eisenstein et al. 2023, section 2).
+
+    Finite, with a finite gradient, however far apart the scores are.
+    """
+    raise NotAttempted("calc_preference_loss", "chapters/5_reward_models.md, exercise 5.1")
+
+
+def calc_regression_loss(scores: Float[Tensor, " batch"], targets: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Mean squared difference of scores and target rewards."""
+    raise NotAttempted("other_losses", "chapters/5_reward_models.md, exercise 5.2")
+
+
+def calc_verifier_loss(scores: Float[Tensor, " batch"], correct: Bool[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Mean cross-entropy, in nats, of sigmoid(scores) as the chance that a solution is right.
+
+    Computed from the scores themselves (log sigmoid), so that a confident score gives no infinity.
+    """
+    raise NotAttempted("other_losses", "chapters/5_reward_models.md, exercise 5.2")
+
+
+def pool_last_real_token(
+    values: Float[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]
+) -> Float[Tensor, " batch"]:
+    """Each row's value at its last real token: a causal model has read everything there, and nothing before it.
+
+    `attention_mask` is 1 on real tokens and 0 on padding, which may stand on either side. Token ids are not looked at, since
+    padding and end of sequence share an id in many tokenizers.
+
+    Raises:
+        InputError: a row without a real token.
+    """
+    raise NotAttempted("pool_last_real_token", "chapters/5_reward_models.md, exercise 5.3")
+
+
+class RewardModel(nn.Module):
+    """A Hugging Face sequence classifier with one output, read as a score.
+
+    An encoder (RoBERTa) reads question and completion as a pair and scores with its own head. A causal model (Llama, GPT-Neo)
+    reads them in a row, ended by the end-of-sequence token, and is scored at its last real token by the attention mask;
+    transformers would look for padding ids instead, which GPT-2 shares with the end of sequence.
+
+    Args:
+        name_or_path: "pocket", a name on the hub, or a local directory; without a trained head it begins with a random one.
+        device: auto, cpu, cuda, cuda:N or mps.
+        longest: most tokens; longer texts lose the beginning of the question.
+
+    Raises:
+        InputError: no such model, or one that has no classifier in transformers.
+    """
+
+    def __init__(self, name_or_path: str | os.PathLike = DEFAULT, *, device: str = "auto", longest: int = 512):
+        super().__init__()
+        where, name = loading.resolve_device(device), loading.resolve_name(name_or_path, "reward model")
+        with loading.quiet_transformers():
+            try:
+                self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=torch.float32)
+                self.tokenizer = AutoTokenizer.from_pretrained(name)
+            except (OSError, ValueError, SafetensorError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise InputError(
+                    f"reward model {str(name_or_path)!r} cannot be loaded ({first}); give the directory of a run of `rlhf "
+                    f"train reward-model` (its model/), a local classifier, or a name on the hub such as {DEFAULT}"
+                ) from None
+        self.model.to(where)
+        self.is_causal = hasattr(self.model, "score")
+        positions = getattr(self.model.config, "max_position_embeddings", longest)
+        self.longest = min(longest, positions - 2)  # RoBERTa's positions begin at 2
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def kind(self) -> str:
+        """What it was trained as: bradley-terry, regression or verifier."""
+        return getattr(self.model.config, "reward_kind", "bradley-terry")
+
+    def forward(self, ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]) -> Float[Tensor, " batch"]:
+        """One score a row, in float32; padding is on the right and masked.
+
+        A causal model's `score` head turns the trunk's last hidden state at every position into a number, of which the one at
+        the last real token counts; an encoder's classifier gives the number itself.
+        """
+        raise NotAttempted("reward_model_forward", "chapters/5_reward_models.md, exercise 5.4")
+
+    def encode(self, questions: list[str], completions: list[str]) -> tuple[Int[Tensor, "batch seq"], Int[Tensor, "batch seq"]]:
+        """Token ids and attention mask of each question with its completion, padded on the right."""
+        rows = [self.encode_one(*pair) for pair in zip(questions, completions, strict=True)]
+        if not rows:
+            raise InputError("there is no text to score; give at least one question with its completion")
+        pad, longest = loading.padding_id(self.tokenizer), max(map(len, rows))
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        return ids.to(self.device), mask.to(self.device)
+
+    def encode_one(self, question: str, completion: str) -> list[int]:
+        """Tokens of one text; of a long one the question's beginning is cut, then the completion's."""
+        tokenizer = self.tokenizer
+        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
+        told = tokenizer(completion, add_special_tokens=False)["input_ids"]
+        if self.is_causal:
+            front, middle, end = [tokenizer.bos_token_id], [], [tokenizer.eos_token_id]
+        else:
+            front, middle, end = [tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id]
+        front, middle, end = ([i for i in part if i is not None] for part in (front, middle, end))
+        room = self.longest - len(front) - len(middle) - len(end)
+        told = told[-room:]
+        asked = asked[-(room - len(told)) :] if room > len(told) else []
+        return front + asked + middle + told + end
+
+    @torch.no_grad()
+    def score(self, questions: list[str], completions: list[str], batch_size: int = 64) -> Float[Tensor, " batch"]:
+        """Scores, without gradients, on the CPU; texts of similar length go through the model together."""
+        order = sorted(range(len(questions)), key=lambda i: len(questions[i]) + len(completions[i]))
+        scores = torch.zeros(len(questions))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            part = self.forward(*self.encode([questions[i] for i in rows], [completions[i] for i in rows]))
+            scores[rows] = part.cpu()
+        return scores
+
+    def probability(self, questions: list[str], completions: list[str]) -> Float[Tensor, " batch"]:
+        """Sigmoid of the scores: of a verifier, the chance that the completion is right."""
+        return self.score(questions, completions).sigmoid()
+
+    def save_pretrained(self, directory: str | os.PathLike) -> Path:
+        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as."""
+        with loading.quiet_transformers():
+            self.model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+        return Path(directory)
+
+    # what a Run needs of a model
+
+    def trainable_state(self) -> dict[str, Any]:
+        """All tensors that training changes."""
+        return self.model.state_dict()
+
+    def load_trainable_state(self, state: dict[str, Any]) -> None:
+        """Put back what `trainable_state` gave."""
+        self.model.load_state_dict(state)
+
+
+def make_comparisons(correct: list[bool], group_size: int, most: int = 4) -> list[tuple[int, int]]:
+    """Pairs (index of a right completion, index of a wrong one) of the same prompt, at most `most` a prompt.
+
+    Completions of one prompt are consecutive, `group_size` of them. Right ones are paired with wrong ones in turn: the i-th
+    pair has the i-th right one and the i-th wrong one, each list beginning anew when it ends, until every completion of the
+    longer list was used once. A prompt whose completions are all right or all wrong gives none.
+
+    Raises:
+        InputError: the completions are not whole groups of at least 2.
+    """
+    raise NotAttempted("make_comparisons", "chapters/5_reward_models.md, exercise 5.5")
+
+
+def pairwise_accuracy(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> float:
+    """Share of pairs whose chosen text has the higher score; a tie counts half. One half is guessing."""
+    raise NotAttempted("calibration", "chapters/5_reward_models.md, exercise 5.6")
+
+
+def calibration_bins(
+    probabilities: Float[Tensor, " batch"], outcomes: Bool[Tensor, " batch"], bins: int = 10
+) -> list[tuple[float, float, int]]:
+    """(mean predicted probability, share that came true, count) of every bin of equal width that is not empty.
+
+    The lowest bin comes first. Each includes its lower edge, and the last one 1 as well.
+    """
+    raise NotAttempted("calibration", "chapters/5_reward_models.md, exercise 5.6")
+
+
+def expected_calibration_error(
+    probabilities: Float[Tensor, " batch"], outcomes: Bool[Tensor, " batch"], bins: int = 10
+) -> float:
+    """Mean of |predicted - came true| over `calibration_bins`, weighted by their counts (Guo et al. 2017, eq. 3); 0 is best."""
+    raise NotAttempted("calibration", "chapters/5_reward_models.md, exercise 5.6")
+
+
+def best_of_n_value(proxy: Float[Tensor, " samples"], gold: Float[Tensor, " samples"], n: int) -> Float[Tensor, ""]:
+    """Expected gold reward of the best of n by proxy reward, from any number of samples; unbiased.
+
+    Averages over all ways to pick n of the samples. Sorted by proxy, the i-th smallest (from 1) is the best of
+    C(i - 1, n - 1) of the C(samples, n) picks (Nakano et al. 2021, appendix I). Of samples with equal proxy the later one
+    counts as the better.
+
+    Raises:
+        InputError: n is not between 1 and the number of samples.
+    """
+    raise NotAttempted("best_of_n_value", "chapters/5_reward_models.md, exercise 5.7")
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL(best-of-n policy || sampling policy) in nats, log n - (n - 1) / n (Stiennon et al. 2020, appendix G.3).
+
+    Exact where no two completions score the same; otherwise an upper bound (Beirami et al. 2024).
+    """
+    raise NotAttempted("best_of_n_kl", "chapters/5_reward_models.md, exercise 5.8")
+
+
+def main() -> None:
+    """Train a reward model on the bundled model's own answers, then let it choose the best of more and more of them.
+
+    Options are those of RewardModelArgs (--help).
+    """
+    args = parse(
+        RewardModelArgs, sys.argv[1:], "python -m solutions.reward_models", recipe(RewardModelArgs, "reward-model-pocket")
+    )
+    trainer = RewardModelTrainer(args)
+    trainer.train()
+
+    problems = trainer.task.held_out(PROBLEMS).repeat(SAMPLES)
+    policy = BridgedTransformer(args.base_model, device=args.device)
+    generator = torch.Generator(policy.device).manual_seed(args.seed)
+    sampled = rollout(policy, problems.prompts, args.gen_len, generator=generator)
+    proxy = trainer.model.score(problems.columns["question"], sampled.completions).reshape(PROBLEMS, SAMPLES)
+    right = torch.tensor(trainer.task.is_correct(problems, sampled.completions)).float().reshape(PROBLEMS, SAMPLES)
+    rows = []
+    for n in (1, 2, 4, 8, 16):
+        chosen = [
+            [float(best_of_n_value(p, value, n)) for p, value in zip(proxy, values, strict=True)] for values in (proxy, right)
+        ]
+        rows.append((n, best_of_n_kl(n), *(sum(values) / PROBLEMS for values in chosen)))
+    print(tabulate(rows, ("best of", "KL, nats", "reward model's score", "share right"), floatfmt=("", ".2f", ".2f", ".1%")))
+
+
+if __name__ == "__main__":
+    from rlhf_lib.course.own import run_own
+
+    run_own("reward_models", globals())

@@ -1,0 +1,391 @@
+# Rendered by `rlhf course render`; fingerprint 658ab65e7301
+"""Solutions of chapters/6_reasoning.md; run them with `python -m solutions.reasoning`.
+
+Reading answers, rewarding them, fine-tuning on worked solutions, and choosing among many.
+"""
+
+import math
+import random
+import re
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf_lib.advantages import compute_gae, last_real_token
+from rlhf_lib.args import InputError, ReftArgs
+from rlhf_lib.memory import ReplayMemory
+from rlhf_lib.models import TransformerWithValueHead
+from rlhf_lib.models.loading import padding_id
+from rlhf_lib.objectives import Mask, hide
+from rlhf_lib.optim import get_supervised_optimizer
+from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.rewards.answers import CONVENTIONS, LARGEST_EXPONENT, LETTERS, LONGEST_ANSWER, PLAIN, option_letter, same_answer
+from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
+from rlhf_lib.rewards.shaping import reft_reward
+from rlhf_lib.rollouts import get_logprobs
+from rlhf_lib.runs import explained_variance
+from rlhf_lib.tasks import Task
+from rlhf_lib.tasks.prompting import question_text
+from rlhf_lib.trainers.ppo import RLHFTrainer
+from rlhf_lib.trainers.sft import encode_solutions, minibatches, supervised_step
+
+
+def extract_tagged(completion: str) -> str | None:
+    """The text between the last </answer> and the last <answer> before it; None without such a pair."""
+    end = completion.rfind("</answer>")
+    start = completion.rfind("<answer>", 0, end) if end >= 0 else -1
+    return completion[start + len("<answer>") : end] if start >= 0 else None
+
+
+def extract_hashes(completion: str) -> str | None:
+    """What follows the last #### on its line (GSM8K's convention); None without ####."""
+    start = completion.rfind("####")
+    return completion[start + 4 :].split("\n", 1)[0] if start >= 0 else None
+
+
+def parse_number(text: str) -> Fraction | None:
+    """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
+
+    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts. None too for a text longer
+    than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
+    """
+    match = PLAIN.search(text[:LONGEST_ANSWER])
+    if match is None or len(text) > LONGEST_ANSWER:
+        return None
+    number = re.sub(r"[\s$,]", "", match.group()).replace("−", "-")
+    numerator, _, denominator = number.partition("/")
+    exponent = re.search(r"[eE]([-+]?[0-9]+)$", numerator)
+    if exponent and abs(int(exponent.group(1))) > LARGEST_EXPONENT:
+        return None
+    try:
+        return Fraction(numerator.removesuffix(".")) / Fraction(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def extract_answer(completion: str, convention: str = "any") -> str | None:
+    """The answer of a completion under one convention; "any" takes the first of CONVENTIONS, in order, that finds one.
+
+    Raises:
+        InputError: a convention that does not exist.
+    """
+    if convention == "any":
+        found = (extract(completion) for extract in CONVENTIONS.values())
+        return next((answer.strip() for answer in found if answer is not None), None)
+    known = {**CONVENTIONS, **LETTERS}
+    if convention not in known:
+        raise InputError(f"convention={convention!r} does not exist; use any, {', '.join(known)}")
+    answer = known[convention](completion)
+    return None if answer is None else answer.strip()
+
+
+def answer_key(answer: str) -> Fraction | str | None:
+    """What two equal answers have in common: the number if there is one, else the text without case and surrounding space.
+
+    None for a text that is empty or longer than LONGEST_ANSWER: it equals nothing, not even itself.
+    """
+    number = parse_number(answer)
+    if number is not None:
+        return number
+    text = answer.strip().casefold()
+    return text if text and len(answer) <= LONGEST_ANSWER else None
+
+
+def answers_match(completion: str, reference: str, convention: str = "any") -> bool:
+    """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
+
+    `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
+    is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
+    """
+    if len(reference.strip(" ()")) == 1 and option_letter(reference):
+        answer = extract_answer(completion, "letter" if convention == "any" else convention)
+        return answer is not None and option_letter(answer) == option_letter(reference)
+    answer = extract_answer(completion, convention)
+    expected = extract_answer(reference)
+    return answer is not None and same_answer(answer, reference if expected is None else expected)
+
+
+def xml_correctness_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:
+    """2 where the last closed <answer> holds the right answer, else 0. A right answer without the tags earns nothing."""
+    pairs = zip(completions, answer, strict=True)
+    return [2.0 if answers_match(text_of(completion), right, "xml") else 0.0 for completion, right in pairs]
+
+
+def integer_reward(prompts: list, completions: list, **columns: Any) -> list[float]:
+    """0.5 where the tagged answer is a whole number in digits alone, right or wrong, else 0."""
+    return [0.5 if re.fullmatch("[0-9]+", tagged_answer(completion)) else 0.0 for completion in completions]
+
+
+def strict_format_reward(prompts: list, completions: list, **columns: Any) -> list[float]:
+    r"""0.5 where the whole completion is the format, line by line, else 0; reasoning and answer have ONE line each.
+
+    That is what the widespread pattern accepts, since its dot matches no line break: reasoning of several lines earns nothing.
+    The line break after </answer> must be there, and nothing after it. See multiline_format_reward.
+    """
+    return [0.5 if STRICT.fullmatch(text_of(completion)) else 0.0 for completion in completions]
+
+
+def soft_format_reward(prompts: list, completions: list, **columns: Any) -> list[float]:
+    """0.5 where the completion begins with reasoning and answer in their tags, whatever the lines, else 0; more may follow."""
+    return [0.5 if SOFT.match(text_of(completion)) else 0.0 for completion in completions]
+
+
+def count_tags(text: str) -> float:
+    r"""The reward of `xml_count_reward` for one text: 0.125 a tag that stands exactly once, less 0.001 a trailing character.
+
+    What must stand once: "<reasoning>\n", "\n</reasoning>\n", "\n<answer>\n", "\n</answer>". If the third does, what follows
+    the last "\n</answer>\n" is trailing, the whole text where there is none; if the fourth does, what follows the last
+    "\n</answer>" is trailing too, less one character.
+    """
+    opened, closed = text.count("\n<answer>\n") == 1, text.count("\n</answer>") == 1
+    found = (text.count("<reasoning>\n") == 1) + (text.count("\n</reasoning>\n") == 1) + opened + closed
+    trailing = len(text.split("\n</answer>\n")[-1]) * opened + (len(text.split("\n</answer>")[-1]) - 1) * closed
+    return 0.125 * found - 0.001 * trailing
+
+
+def is_honest(text: str) -> bool:
+    """Whether `hardened_format_reward` pays for a text.
+
+    MULTILINE matches the whole of it, each of TAGS stands once, the reasoning has at least LEAST_REASONING characters without
+    the space around it, and the tagged answer has at most LONGEST_ANSWER characters and one number of PLAIN.
+    """
+    if not MULTILINE.fullmatch(text) or any(text.count(tag) != 1 for tag in TAGS):
+        return False
+    reasoning = text.split("</reasoning>")[0].removeprefix("<reasoning>").strip()
+    answer = tagged_answer(text)
+    return len(reasoning) >= LEAST_REASONING and len(answer) <= LONGEST_ANSWER and len(PLAIN.findall(answer)) == 1
+
+
+def build_few_shot_prompt(question: str, examples: list[tuple[str, str]], room: int, count_tokens: Callable[[str], int]) -> str:
+    r"""Worked examples, then the question: "Question: ...\nAnswer:\n" each, an example's solution after it, and an empty line.
+
+    Args:
+        question: what is to be answered; the prompt ends where its answer is to begin.
+        examples: pairs (question, solution), in the order in which they are to stand.
+        room: most tokens of the whole prompt. Examples are left out from the FRONT until it fits: those nearest to the
+            question stay. The question itself stays whole even where it alone is too long.
+        count_tokens: number of tokens of a text.
+    """
+    asked = question_text(question)
+    shots = [f"{question_text(q)}{solution}\n\n" for q, solution in examples]
+    while shots and count_tokens("".join(shots) + asked) > room:
+        shots = shots[1:]
+    return "".join(shots) + asked
+
+
+def encode_example(
+    tokenizer: Any, prompt: str, solution: str, end_id: int | None, prepend_bos: bool = True
+) -> tuple[list[int], list[int]]:
+    """(token ids, loss mask) of one example: beginning of sequence, prompt, solution, end of sequence.
+
+    Prompt and solution are tokenised apart, as they are when a completion is sampled, and without special tokens. The
+    beginning-of-sequence token goes in front if `prepend_bos` and the tokenizer has one, unless the prompt begins with it
+    already. `end_id` goes last, unless it is None. The mask is 1 on the solution and the end, which is learned too, or the
+    model would never stop; it is 0 on all before. Both lists have one entry a token.
+
+    Raises:
+        InputError: a solution without tokens.
+    """
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    learned = tokenizer(solution, add_special_tokens=False)["input_ids"]
+    if not learned:
+        raise InputError(f"the solution of {prompt!r} is empty; every example needs at least one token to learn")
+    bos = tokenizer.bos_token_id
+    if prepend_bos and bos is not None and before[:1] != [bos]:
+        before = [bos, *before]
+    if end_id is not None:
+        learned = [*learned, end_id]
+    return before + learned, [0] * len(before) + [1] * len(learned)
+
+
+def calc_sft_loss(
+    logits: Float[Tensor, "batch seq vocab"], ids: Int[Tensor, "batch seq"], loss_mask: Float[Tensor, "batch seq"]
+) -> Float[Tensor, ""]:
+    """Mean negative log-probability, in nats, of the tokens whose loss mask is 1, each given what stands before it.
+
+    The logits, made float32 first, predict the next token each, so the first is never scored. The mean is over tokens, not over
+    sequences; without any the loss is 0.
+    """
+    logprobs = logits[:, :-1].float().log_softmax(dim=-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+    mask = loss_mask[:, 1:]
+    return -(logprobs.masked_fill(mask == 0, 0.0)).sum() / mask.sum().clamp(min=1)
+
+
+def compute_token_rewards(
+    scores: Float[Tensor, " batch"],
+    logprobs: Float[Tensor, "batch gen"],
+    ref_logprobs: Float[Tensor, "batch gen"],
+    kl_coef: float,
+    *,
+    mask: Mask = None,
+) -> Float[Tensor, "batch gen"]:
+    """ReFT's reward of every token: -kl_coef (logprob - ref_logprob), and at the last real token the score on top of that.
+
+    The difference of log-probabilities is the k1 estimate of KL(policy || reference) at one token (Trung et al. 2024,
+    section 3.2; Stiennon et al. 2020). No gradient passes through rewards. Positions after the last real token get 0, whatever
+    stands there, infinities included.
+    """
+    mask = torch.ones_like(logprobs) if mask is None else mask.to(logprobs.dtype)
+    penalty = hide(logprobs.detach() - ref_logprobs.detach(), mask)
+    return last_real_token(mask) * scores[:, None] - kl_coef * penalty
+
+
+class ReftTrainer(RLHFTrainer):
+    """Every weight is trained, the value head shares the trunk, and the warmed-up model is the reference policy."""
+
+    name = "reft"
+    args: ReftArgs
+
+    def build_models(self) -> tuple[Any, Any]:
+        """The policy after the warm-up, and a frozen copy of it."""
+        args = self.args
+        self.model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
+        started = time.perf_counter()
+        self.warm_up()
+        self.seconds_before_run = time.perf_counter() - started
+        return self.model, self.model.frozen_copy()
+
+    def make_task(self) -> Task:
+        """The task with ReFT's reward, unless the arguments ask for another."""
+        task = super().make_task()
+        if not self.args.rewards and self.args.reward_model is None:
+            task.reward_fns, task.reward_weights = (reft_reward,), (1.0,)
+        return task
+
+    def warm_up(self) -> None:
+        """Supervised epochs on worked solutions at a constant learning rate, the same for the same seed."""
+        args, model = self.args, self.model
+        if not args.warmup_epochs:
+            return
+        examples, _ = encode_solutions(model, self.task.worked(args.warmup_problems), model.cfg.n_ctx, args.prepend_bos)
+        optimizer = get_supervised_optimizer(
+            model.get_base_model_trainable_params(), args.warmup_lr, args.weight_decay, args.optimizer
+        )
+        for epoch in range(args.warmup_epochs):
+            seed = random.Random(f"{args.seed}-{epoch}").getrandbits(32)
+            for batch in minibatches(examples, args.warmup_batch_size, padding_id(model.tokenizer), seed):
+                supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
+
+    def rollout_phase(self) -> ReplayMemory:
+        """Sample and reward completions, pay the KL out of every token's reward, and turn that into advantages and returns.
+
+        The scores of `sample_and_score` are taken as they are, not whitened. `compute_token_rewards` makes one reward a token
+        of them with args.kl_reward_coef, `compute_gae` advantages with args.gamma and args.gae_lambda. The memory holds what
+        RLHFTrainer's does, so that its objective serves unchanged. Logging is optional.
+        """
+        args = self.args
+        sampled, scores = self.sample_and_score()
+        with torch.no_grad(), self.metrics.timed("score"):
+            inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}
+            logits, values = self.model.forward_with_value_head(sampled.ids, **inputs)
+            ref_logits = self.ref_model(sampled.ids, **inputs)
+        generated = sampled.ids[:, -args.gen_len - 1 :]
+        logprobs = get_logprobs(logits, generated, temperature=args.temperature)
+        ref_logprobs = get_logprobs(ref_logits, generated, temperature=args.temperature)
+        rewards = compute_token_rewards(scores, logprobs, ref_logprobs, args.kl_reward_coef, mask=sampled.mask)
+        advantages = compute_gae(
+            values, rewards, sampled.prefix_len, gamma=args.gamma, gae_lambda=args.gae_lambda, mask=sampled.mask
+        )
+        memory = ReplayMemory(
+            args,
+            sampled.ids,
+            logprobs,
+            advantages,
+            values,
+            ref_logits,
+            mask=sampled.mask,
+            attention_mask=sampled.attention_mask,
+        )
+        self.log_scores(sampled, logits, ref_logits, logprobs)
+        self.log(explained_variance=explained_variance(memory.generated_values, memory.returns, sampled.mask))
+        return memory
+
+
+def pass_at_k(samples: int, correct: int, k: int) -> float:
+    """Chance that at least one of k completions is right, from `correct` right ones among `samples`; unbiased.
+
+    1 - C(samples - correct, k) / C(samples, k): of all ways to pick k of the samples, those with a right one (Chen et al.
+    2021, eq. 1). The plain guess 1 - (1 - correct / samples)^k is too low on average.
+
+    Raises:
+        InputError: k is not between 1 and samples, or correct not between 0 and samples.
+    """
+    if not 1 <= k <= samples or not 0 <= correct <= samples:
+        raise InputError(
+            f"pass@{k} of {samples} samples with {correct} right cannot be estimated; k must be between 1 and the number of "
+            "samples, and no more can be right than were sampled"
+        )
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
+
+
+def majority_vote(answers: Sequence[Hashable | None]) -> int | None:
+    """Index of the first completion that gives the most frequent answer; None if no completion has an answer.
+
+    `answers` are keys (rewards.answer_key), so that equal numbers are one answer; None is a completion without answer, which
+    does not vote. Of equally frequent answers the one seen first wins.
+    """
+    return weighted_vote(answers, [1.0] * len(answers))
+
+
+def weighted_vote(answers: Sequence[Hashable | None], weights: Sequence[float]) -> int | None:
+    """Index of the first completion that gives the answer with the largest sum of weights; None if none has an answer.
+
+    With weights of 1 this is the majority; with a verifier's probabilities each completion votes as loudly as it is trusted
+    (Li et al. 2023). Ties go to the answer seen first.
+    """
+    totals: dict[Hashable, float] = defaultdict(float)
+    for answer, weight in zip(answers, weights, strict=True):
+        if answer is not None:
+            totals[answer] += weight
+    if not totals:
+        return None
+    best = max(totals, key=lambda answer: totals[answer])  # the first of equals: dictionaries keep their order
+    return list(answers).index(best)
+
+
+def rerank(scores: Sequence[float]) -> int:
+    """Index of the completion with the highest score, the first of equals (Cobbe et al. 2021, section 4).
+
+    Raises:
+        InputError: no scores.
+    """
+    if not scores:
+        raise InputError("there is no completion to choose from; give at least one score")
+    return max(range(len(scores)), key=lambda i: scores[i])
+
+
+def first_reaching(history: list[dict[str, float]], name: str, level: float, window: int = 1) -> int | None:
+    """Index of the first record from which a metric stays at or above a level for `window` records in a row; None if never.
+
+    Records that lack the metric (or have None) are passed over: they neither count for the window nor end it. With the window
+    above 1 a lucky phase is not taken for a change.
+    """
+    start, length = None, 0
+    for i, record in enumerate(history):
+        value = record.get(name)
+        if value is None:
+            continue
+        if value < level:
+            start, length = None, 0
+            continue
+        start, length = (i if start is None else start), length + 1
+        if length == window:
+            return start
+    return None
+
+
+def main() -> None:
+    """Warm the bundled model up on worked solutions, then train it by ReFT; options are those of ReftArgs (--help)."""
+    args = parse(ReftArgs, sys.argv[1:], "python -m solutions.reasoning", recipe(ReftArgs, "reft-pocket"))
+    ReftTrainer(args).train()
+
+
+if __name__ == "__main__":
+    main()
