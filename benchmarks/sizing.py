@@ -116,9 +116,7 @@ def size(name: str) -> tuple:
         )
     rows = args.minibatch_size
     # policy, reference and their KL: six copies, of the phase at once
-    scoring = 1.5 * logit_bytes(
-        shape, args.batch_size, args.gen_len + 1
-    )
+    scoring = 1.5 * logit_bytes(shape, args.batch_size, args.gen_len + 1)
     learning = activation_bytes(shape, rows, tokens) + logit_bytes(shape, rows, args.gen_len + 1)
     memory = state_bytes(shape, rank, rank is None) + max(scoring, learning)
     seconds = rollout_seconds(shape, args.batch_size, args.gen_len, shape.prompt)

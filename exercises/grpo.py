@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 4c52d0e2c680
+# Rendered by `rlhf course render`; fingerprint 53dcb705d134
 """Exercises of chapters/4_grpo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_grpo.py` (add -k NAME for one exercise), get a hint with
@@ -28,12 +28,23 @@ from rlhf_lib.advantages import (
     normalize_rows,
     split_groups,
 )
-from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs
+from rlhf_lib.args import (
+    GrpoArgs,
+    InputError,
+    LoraArgs,
+    PretrainArgs,
+    RLHFArgs,
+    ReftArgs,
+    RewardModelArgs,
+    SelfTrainingArgs,
+    SftArgs,
+)
 from rlhf_lib.course import NotAttempted
-from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
+from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (
     KL_ESTIMATORS,
     Mask,
@@ -47,10 +58,11 @@ from rlhf_lib.objectives import (
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
 from rlhf_lib.recipes import parse, recipe
-from rlhf_lib.rewards import answers_match, correctness_reward, reward_fn_char_count
+from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
-from rlhf_lib.tasks import PocketTask, Task, make_task
-from rlhf_lib.trainers import RLHFTrainer
+from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
+from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
+from rlhf_lib.trainers import RLHFTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
 from rlhf_lib.trainers.ppo import LoraTrainer
 
 try:

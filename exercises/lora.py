@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 82582de6a7ea
+# Rendered by `rlhf course render`; fingerprint 596abaf6d4d9
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -32,14 +32,26 @@ from rlhf_lib.advantages import (
     compute_process_advantages,
     normalize_reward,
 )
-from rlhf_lib.args import LORA_MAPS, GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs
+from rlhf_lib.args import (
+    LORA_MAPS,
+    GrpoArgs,
+    InputError,
+    LoraArgs,
+    PretrainArgs,
+    RLHFArgs,
+    ReftArgs,
+    RewardModelArgs,
+    SelfTrainingArgs,
+    SftArgs,
+)
 from rlhf_lib.course import NotAttempted
-from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora.adapter import AdaptedMap, find_maps, require_rank
 from rlhf_lib.lora.peft_format import PeftNames, fuse, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithValueHead, loading
 from rlhf_lib.models.policies import BridgedTransformer, WithValueHead
+from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (
     calc_clipped_surrogate_objective,
     calc_entropy_bonus,
@@ -49,10 +61,11 @@ from rlhf_lib.objectives import (
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
 from rlhf_lib.recipes import parse, recipe
-from rlhf_lib.rewards import answers_match, correctness_reward, reward_fn_char_count
+from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
-from rlhf_lib.tasks import PocketTask, Task, make_task
-from rlhf_lib.trainers import GrpoTrainer, RLHFTrainer
+from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
+from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
+from rlhf_lib.trainers import GrpoTrainer, RLHFTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
 from rlhf_lib.trainers.ppo import LoraTrainer
 
 try:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint d99dfdcad2f4
+# Rendered by `rlhf course render`; fingerprint c49864769b6e
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -34,21 +34,33 @@ from rlhf_lib.advantages import (
     normalize_reward,
     real_tokens,
 )
-from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs
+from rlhf_lib.args import (
+    GrpoArgs,
+    InputError,
+    LoraArgs,
+    PretrainArgs,
+    RLHFArgs,
+    ReftArgs,
+    RewardModelArgs,
+    SelfTrainingArgs,
+    SftArgs,
+)
 from rlhf_lib.course import NotAttempted
-from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMinibatch
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
 from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
+from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import Mask, Reduction, calc_kl_estimate_penalty, hide, plogq, whiten
 from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.recipes import parse
-from rlhf_lib.rewards import answers_match, correctness_reward, reward_fn_char_count, score
+from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count, score
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
-from rlhf_lib.tasks import PocketTask, Prompts, Task, make_task, task_of
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer
+from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
+from rlhf_lib.tasks import PocketTask, Prompts, Task, WordProblemTask, make_task, task_of
+from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
 from rlhf_lib.trainers.trainer import Trainer
 
 try:

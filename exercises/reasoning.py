@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 43f9e9959e91
+# Rendered by `rlhf course render`; fingerprint 00660a504a55
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -33,13 +33,24 @@ from rlhf_lib.advantages import (
     last_real_token,
     normalize_reward,
 )
-from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs, ReftArgs
+from rlhf_lib.args import (
+    GrpoArgs,
+    InputError,
+    LoraArgs,
+    PretrainArgs,
+    RLHFArgs,
+    ReftArgs,
+    RewardModelArgs,
+    SelfTrainingArgs,
+    SftArgs,
+)
 from rlhf_lib.course import NotAttempted
-from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.models.loading import padding_id
+from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (
     Mask,
     calc_clipped_surrogate_objective,
@@ -51,15 +62,15 @@ from rlhf_lib.objectives import (
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler, get_supervised_optimizer
 from rlhf_lib.recipes import parse, recipe
-from rlhf_lib.rewards import correctness_reward, reward_fn_char_count
+from rlhf_lib.rewards import REWARDS, correctness_reward, reward_fn_char_count
 from rlhf_lib.rewards.answers import CONVENTIONS, LARGEST_EXPONENT, LETTERS, LONGEST_ANSWER, PLAIN, option_letter, same_answer
 from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
 from rlhf_lib.rewards.shaping import reft_reward
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import explained_variance
-from rlhf_lib.tasks import PocketTask, Task, make_task
+from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
 from rlhf_lib.tasks.prompting import question_text
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer
+from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
 from rlhf_lib.trainers.ppo import RLHFTrainer
 from rlhf_lib.trainers.sft import encode_solutions, minibatches, supervised_step
 

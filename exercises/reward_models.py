@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint e6228d93f380
+# Rendered by `rlhf course render`; fingerprint 6d935ce05af8
 """Exercises of chapters/5_reward_models.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for one exercise), get a hint with
@@ -31,10 +31,20 @@ from rlhf_lib.advantages import (
     compute_process_advantages,
     normalize_reward,
 )
-from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs, RewardModelArgs
+from rlhf_lib.args import (
+    GrpoArgs,
+    InputError,
+    LoraArgs,
+    PretrainArgs,
+    RLHFArgs,
+    ReftArgs,
+    RewardModelArgs,
+    SelfTrainingArgs,
+    SftArgs,
+)
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.course.demos.reward_models import PROBLEMS, SAMPLES
-from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import (
@@ -54,10 +64,11 @@ from rlhf_lib.objectives import (
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
 from rlhf_lib.recipes import parse, recipe
-from rlhf_lib.rewards import answers_match, correctness_reward, reward_fn_char_count
+from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
-from rlhf_lib.tasks import PocketTask, Task, make_task
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RLHFTrainer
+from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
+from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
+from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RLHFTrainer, ReftTrainer, SelfTrainer, SftTrainer
 from rlhf_lib.trainers.reward_model import RewardModelTrainer
 
 try:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 6808261157d7
+# Rendered by `rlhf course render`; fingerprint dd31fb9ef94c
 """Exercises of chapters/1_rollouts.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_rollouts.py` (add -k NAME for one exercise), get a hint with
@@ -26,10 +26,20 @@ from rlhf_lib.advantages import (
     compute_leave_one_out,
     compute_process_advantages,
 )
-from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, PretrainArgs, RLHFArgs
+from rlhf_lib.args import (
+    GrpoArgs,
+    InputError,
+    LoraArgs,
+    PretrainArgs,
+    RLHFArgs,
+    ReftArgs,
+    RewardModelArgs,
+    SelfTrainingArgs,
+    SftArgs,
+)
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.course.demos.rollouts import GEN_LEN, GROUP, PROBLEMS, SETTINGS
-from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import (
@@ -39,6 +49,7 @@ from rlhf_lib.models import (
     encode_prompts,
     padding_id,
 )
+from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (
     calc_clipped_surrogate_objective,
     calc_entropy_bonus,
@@ -47,10 +58,11 @@ from rlhf_lib.objectives import (
     calc_value_function_loss,
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
-from rlhf_lib.rewards import answers_match, correctness_reward
+from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer
 from rlhf_lib.rollouts import Decoded, Rollout, check_length, decode_texts, end_ids_of, sampling_parts
-from rlhf_lib.tasks import PocketTask, Task, make_task
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RLHFTrainer
+from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
+from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
+from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RLHFTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
 
 try:
     import wandb

@@ -7,7 +7,17 @@ from importlib import import_module
 from typing import Any
 
 EXPORTS = {
-    "rlhf_lib.args": ("GrpoArgs", "InputError", "LoraArgs", "PretrainArgs", "RLHFArgs"),
+    "rlhf_lib.args": (
+        "GrpoArgs",
+        "InputError",
+        "LoraArgs",
+        "PretrainArgs",
+        "RLHFArgs",
+        "ReftArgs",
+        "RewardModelArgs",
+        "SelfTrainingArgs",
+        "SftArgs",
+    ),
     "rlhf_lib.objectives": (
         "calc_clipped_surrogate_objective",
         "calc_entropy_bonus",
@@ -26,12 +36,22 @@ EXPORTS = {
     "rlhf_lib.memory": ("ReplayMemory", "ReplayMinibatch"),
     "rlhf_lib.lora": ("Lora", "LoraHooks"),
     "rlhf_lib.models": ("TransformerWithLora", "TransformerWithValueHead", "TransformerWithValueHeadLora"),
+    "rlhf_lib.models.reward_model": ("RewardModel",),
     "rlhf_lib.rollouts": ("Rollout", "get_logprobs", "get_samples", "rollout"),
-    "rlhf_lib.rewards": ("answers_match", "correctness_reward", "reward_fn_char_count"),
-    "rlhf_lib.tasks": ("PocketTask", "Task", "make_task"),
-    "rlhf_lib.evaluate": ("Accuracy", "evaluate"),
+    "rlhf_lib.rewards": ("REWARDS", "answers_match", "correctness_reward", "extract_answer", "reward_fn_char_count"),
+    "rlhf_lib.selection": ("majority_vote", "pass_at_k", "rerank", "weighted_vote"),
+    "rlhf_lib.tasks": ("PocketTask", "Task", "WordProblemTask", "make_task"),
+    "rlhf_lib.evaluate": ("Accuracy", "evaluate", "evaluate_samples"),
     "rlhf_lib.optim": ("get_optimizer", "get_optimizer_and_scheduler"),
-    "rlhf_lib.trainers": ("GrpoTrainer", "LoraTrainer", "RLHFTrainer"),
+    "rlhf_lib.trainers": (
+        "GrpoTrainer",
+        "LoraTrainer",
+        "RLHFTrainer",
+        "ReftTrainer",
+        "RewardModelTrainer",
+        "SelfTrainer",
+        "SftTrainer",
+    ),
 }
 MODULE_OF = {name: module for module, names in EXPORTS.items() for name in names}
 

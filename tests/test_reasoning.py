@@ -704,6 +704,7 @@ def test_build_few_shot_prompt__a_question_too_long(student):
     for room in (3, 0, len(shown(question)) - 1):
         check_prompt(student, question, examples, 0, room, Counter(1))
 
+
 def refused(student, name, *args, what):
     """A call that must raise InputError."""
     try:
@@ -720,7 +721,6 @@ def expect_index(got, expected, given):
     if type(got) is not type(expected) or got != expected:
         shown = [str(g) if isinstance(g, Fraction) else round(g, 3) if isinstance(g, float) else g for g in given]
         raise Wrong(("expected index", str(expected)), ("got", expect.show(got)), ("given", ", ".join(map(str, shown))))
-
 
 
 # Worked solutions
@@ -1135,7 +1135,6 @@ def keys_of(student, count):
     """Different answers as keys: numbers, whole and broken, and texts."""
     numbers = [Fraction(int(n), 4) for n in torch.randperm(40, generator=student.inputs)[: count - count // 3]]
     return [*numbers, *(f"option {i}" for i in range(count // 3))]
-
 
 
 def weighed(answers, weights):

@@ -307,6 +307,17 @@ class ReftArgs(RLHFArgs):
 class SelfTrainingArgs(LoraArgs):
     """Online self-training: sample, keep what is right, raise its log-probability; no critic, no wrong answers."""
 
+    task: str | None = "pocket"
+    """Whose problems are answered: pocket, gsm8k, svamp or mathqa."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        super().__post_init__()
+        require(
+            self.task not in (None, "char-count"),
+            f"task={self.task!r} has no right answers; use pocket, gsm8k, svamp or mathqa",
+        )
+
 
 @dataclass(kw_only=True)
 class SftArgs(PromptArgs, TrainingArgs):

@@ -25,6 +25,7 @@ def run_own(topic: str, names: dict[str, Any]) -> None:
     if missing:
         sys.exit(f"python -m exercises.{topic} needs what is still to be written: {', '.join(missing)}; rlhf course status")
     use_own_answers(topic, names)
+    lend_to_library(topic, names, tree)
     try:
         names["main"]()
     except (NotAttempted, InputError) as error:
@@ -79,6 +80,33 @@ def use_own_answers(topic: str, names: dict[str, Any]) -> None:
             own.append(name)
     print(f"Your own code from other chapters: {', '.join(own) or 'none yet'}")
     print(f"The library's in place of what you have not written: {', '.join(library) or 'nothing'}\n")
+
+
+def lend_to_library(topic: str, names: dict[str, Any], tree: ast.Module) -> None:
+    """Put what the student has written of this topic in the library's place, wherever the library calls it.
+
+    A function is bound in every loaded module that has the library's; a method goes to the library's class, unless `main` uses
+    the student's class itself or the method calls super(), which only works in its own class.
+    """
+    lent, used_by_main = [], source.names_used(source.find(tree, "main"))
+    for exercise in load_course(checkout_root())[topic]:
+        for target in exercise.targets:
+            name = local_name(target)
+            head, _, method = name.partition(".")
+            if not is_attempted(tree, name):
+                continue
+            module = import_module(target.removesuffix(f".{name}"))
+            library = getattr(module, head)
+            if not method:
+                for other in [m for key, m in sys.modules.items() if key.startswith("rlhf_lib.")]:
+                    if vars(other).get(head) is library:
+                        setattr(other, head, names[head])
+            elif head not in used_by_main and "super()" not in ast.unparse(source.find(tree, name)):
+                setattr(library, method, vars(names[head])[method])
+            else:
+                continue
+            lent.append(name)
+    print(f"Your own code in the library's place: {', '.join(lent) or 'none yet'}\n")
 
 
 def inheriting(names: dict[str, Any], base: str) -> list[type]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from rlhf_lib.args import InputError, PromptArgs, TaskArgs, require
+from rlhf_lib.args import InputError, PromptArgs, TaskArgs, TrainingArgs, require
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.rewards import choose_rewards
 from rlhf_lib.rewards.learned import reward_model_reward
@@ -51,6 +51,8 @@ def task_of(args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str =
         task = make_task(args.task, prefix, reward_fn)
         plain = args.data is None and args.prompt_style == "plain"
         require(plain, f"task={task.name} has no data sets and prompt styles; leave out data and prompt_style")
+        examples = args.few_shot == 0 or not isinstance(args, TrainingArgs)
+        require(examples, f"task={task.name} trains without examples; leave out few_shot={args.few_shot}")
     if not isinstance(args, TaskArgs):
         return task
     if args.rewards:

@@ -5,7 +5,7 @@ import re
 from functools import cached_property
 from typing import Any
 
-from rlhf_lib.args import InputError, PromptArgs
+from rlhf_lib.args import InputError, PromptArgs, require
 from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer
 from rlhf_lib.tasks.data_files import Row, load_splits
 from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
@@ -65,7 +65,12 @@ class WordProblemTask(Task):
     @cached_property
     def examples(self) -> list[WordProblem]:
         """The worked examples of every prompt: the same few, drawn once from the training split."""
-        return random.Random("examples").sample(self.problems("train"), self.args.few_shot) if self.args.few_shot else []
+        count = self.args.few_shot
+        if not count:
+            return []
+        train = self.problems("train")
+        require(count <= len(train), f"few_shot={count} is more than the {len(train)} training problems; use fewer")
+        return random.Random("examples").sample(train, count)
 
     def prompt(self, problem: WordProblem) -> str:
         """The prompt of a problem; it never holds the problem itself as an example."""

@@ -213,6 +213,10 @@ class RewardModelTrainer(Trainer):
         """Scores of rows, without gradients."""
         return self.model.score([row.question for row in rows], [row.completion for row in rows])
 
+    def accuracy(self, count: int, temperature: float, split: str = "test") -> Accuracy | None:
+        """The share of held-out rows judged rightly, however many are asked for."""
+        return self.measure()["judged"]
+
     def measure(self) -> dict[str, Accuracy | None]:
         """The share of held-out rows judged rightly; the calibration goes to the findings."""
         chances, outcomes = self.predictions()

@@ -11,12 +11,21 @@ install_import_hook("rlhf_lib", "beartype.beartype")
 import pytest
 import torch
 
-from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
+from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("RLHF_SHARED", ROOT.parent / "shared"))
 ARCHITECTURES = ("llama", "gpt2", "gpt_neo", "gpt_neox", "qwen2")
-ARGS_OF = {"ppo": RLHFArgs, "ppo-lora": LoraArgs, "grpo": GrpoArgs}
+ARGS_OF = {
+    "ppo": RLHFArgs,
+    "ppo-lora": LoraArgs,
+    "grpo": GrpoArgs,
+    "reft": ReftArgs,
+    "self-training": SelfTrainingArgs,
+    "sft": SftArgs,
+    "reward-model": RewardModelArgs,
+}
+ON_A_PREFIX = ("ppo", "ppo-lora", "grpo")  # algorithms that also learn from a fixed prefix
 SMALL_RUN = {
     "device": "cpu",
     "prefix": "Anna has",
@@ -100,6 +109,74 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("the real data and model are not beside the repository (set RLHF_SHARED to their folder)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def neo_dir(tmp_path_factory, tokenizer):
+    """A tiny random GPT-Neo whose context has room for word problems."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = tiny_config("gpt_neo")
+    config.max_position_embeddings = 640
+    root = tmp_path_factory.mktemp("neo")
+    AutoModelForCausalLM.from_config(config).save_pretrained(root)
+    tokenizer.save_pretrained(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def roberta_dir(tmp_path_factory):
+    """A tiny random RoBERTa classifier with a byte-level tokenizer of its own."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("roberta")
+    config = RobertaConfig(
+        vocab_size=300,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        num_labels=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(root)
+    specials = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*specials, *alphabet])}
+    own = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    own.pre_tokenizer, own.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(
+        tokenizer_object=own, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", pad_token="<pad>"
+    ).save_pretrained(root)
+    return root
+
+
+GSM8K = [
+    (f"Anna has {a} apples and buys {b} bags of {c}. How many apples does she have?", a, b, c)
+    for a, b, c in [(3, 2, 5), (4, 3, 6), (10, 2, 2), (7, 5, 4), (1, 9, 3), (12, 4, 5), (6, 6, 6), (20, 3, 7)]
+]
+
+
+@pytest.fixture(scope="session")
+def gsm8k_dir(tmp_path_factory):
+    """A folder in GSM8K's format: 24 problems to train on, 6 to test."""
+    import json
+
+    root = tmp_path_factory.mktemp("gsm8k")
+
+    def row(i, question, a, b, c):
+        worked = f"She buys {b}*{c}=<<{b}*{c}={b * c}>>{b * c} apples.\nNow she has {a}+{b * c}=<<{a}+{b * c}={a + b * c}>>"
+        return {"question": question.replace("Anna", f"Anna{i}"), "answer": f"{worked}{a + b * c} apples.\n#### {a + b * c}"}
+
+    train = [row(i, *problem) for i in range(3) for problem in GSM8K]
+    test = [row(9, *problem) for problem in GSM8K[:6]]
+    for split, rows in (("train", train), ("test", test)):
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return root
 
 
 @pytest.fixture

@@ -53,11 +53,11 @@ def test_train_sample_and_eval(algorithm, run, tmp_path):
     assert code == 0, out
     assert out.count("Question:") == 2
     assert "trained" in out
-    output = tmp_path / "judged.jsonl"
-    code, out = run("eval", "--run", directory, "--problems", 10, "--device", "cpu", "--output", output)
+    output = tmp_path / "judged"
+    code, out = run("eval", "--run", directory, "--problems", 10, "--device", "cpu", "--output-dir", output)
     assert code == 0, out
-    assert "accuracy" in out
-    assert len([json.loads(line) for line in output.read_text().splitlines()]) == 10
+    assert "greedy" in out
+    assert len([json.loads(line) for line in (output / "problems.jsonl").read_text().splitlines()]) == 10
 
 
 def test_fixed_prefix(run, tmp_path, model_dirs):
@@ -78,7 +78,24 @@ def test_a_runs_arguments_are_a_recipe(run, tmp_path):
     assert (args["lora_rank"], args["seed"], args["gen_len"]) == (2, 5, 6)
 
 
-@pytest.mark.parametrize("words", [[], ["train"], ["train", "grpo"], ["train", "ppo"], ["sample"], ["eval"], ["pretrain"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["train"],
+        ["train", "grpo"],
+        ["train", "ppo"],
+        ["train", "sft"],
+        ["train", "reft"],
+        ["train", "reward-model"],
+        ["train", "self-training"],
+        ["sample"],
+        ["eval"],
+        ["compare"],
+        ["merge"],
+        ["pretrain"],
+    ],
+)
 def test_help(words, run):
     code, out = run(*words, "--help")
     assert code == 0
@@ -97,9 +114,10 @@ def test_help_says_what_every_field_means(run):
     import ast
     import inspect
 
-    import rlhf_lib.args as module
+    from rlhf_lib.args import commands, training
 
-    for node in ast.parse(inspect.getsource(module)).body:
+    nodes = [node for module in (commands, training) for node in ast.parse(inspect.getsource(module)).body]
+    for node in nodes:
         if isinstance(node, ast.ClassDef):
             body = node.body
             for field, after in zip(body, [*body[1:], None], strict=True):
@@ -129,6 +147,21 @@ def test_help_says_what_every_field_means(run):
         (["sample", "--adapter", "/no/such"], "adapter_config.json"),
         (["eval", "--few-shot", "40", "--problems", "2"], "context of 512"),
         (["eval", "--task", "char-count"], "no right answers"),
+        (["eval", "--task", "gsm8k", "--data", "/no/such.jsonl"], "is not there"),
+        (["eval", "--task", "pocket", "--prompt-style", "xml"], "has no data sets and prompt styles"),
+        (["eval", "--reward-model", "/no/such", "--samples", "2", "--problems", "2"], "reward model='/no/such'"),
+        (["train", "grpo", "--task", "pocket", "--rewards", "niceness"], "rewards='niceness' is unknown"),
+        (["train", "grpo", "--task", "pocket", "--rewards", "correctness=much"], "no number after '='"),
+        (["train", "ppo", "--dtype", "4bit"], "weights cannot be trained"),
+        (["train", "sft", "--task", "char-count"], "no worked solutions"),
+        (["train", "sft", "--no-keep-solutions"], "leaves nothing to train on"),
+        (["train", "reft", "--task", "char-count"], "no worked solutions"),
+        (["train", "self-training", "--task", "char-count"], "no right answers"),
+        (["train", "reward-model", "--comparisons", "/no/such"], "is not a file"),
+        (["train", "reward-model", "--kind", "verifier", "--margin", "1"], "leave them out"),
+        (["train", "grpo", "--budget", "0"], "above 0 seconds"),
+        (["compare", "--methods", "sft,magic"], "must name at least one of"),
+        (["merge", "--adapter", "/no/such", "--output-dir", "x"], "adapter_config.json"),
     ],
 )
 def test_bad_input(words, message, run, tmp_path, monkeypatch):

@@ -176,3 +176,22 @@ def test_own_answers_of_other_chapters_are_used(checkout, monkeypatch, capsys):
     assert "Your own code from other chapters: normalize_reward" in capsys.readouterr().out
     for name in [name for name in sys.modules if name.split(".")[0] == "exercises"]:
         monkeypatch.delitem(sys.modules, name)
+
+
+def test_own_answers_work_in_the_librarys_place(checkout, monkeypatch, capsys):
+    """What the student has written is what the library calls; what is still a stub stays the library's."""
+    import ast
+
+    from rlhf_lib import selection
+    from rlhf_lib.course.own import lend_to_library
+    from rlhf_lib.evaluate import judging
+
+    fill(checkout, "reasoning", "pass_at_k", "def pass_at_k(samples, correct, k):\n    return 42.0")
+    tree = ast.parse((checkout / "exercises" / "reasoning.py").read_text())
+    for module in (selection, judging):  # so that they are put back
+        monkeypatch.setattr(module, "pass_at_k", selection.pass_at_k)
+    library = judging.majority_vote
+    lend_to_library("reasoning", {"pass_at_k": lambda samples, correct, k: 42.0}, tree)
+    assert judging.pass_at_k(4, 2, 1) == selection.pass_at_k(4, 2, 1) == 42.0
+    assert judging.majority_vote is library
+    assert "in the library's place: pass_at_k" in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
+from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
 from rlhf_lib.rollouts import get_logprobs, rollout
 from rlhf_lib.trainers import TRAINERS
@@ -57,3 +57,33 @@ def test_training_and_resume(name, kind, dtype, tmp_path):
     assert summary["phases"] == 3
     assert "NVIDIA" in summary["device"]
     TRAINERS[name](kind(**given, resume=True)).train()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "kind"), [("reft", ReftArgs), ("self-training", SelfTrainingArgs)])
+def test_reft_and_self_training(name, kind, dtype, tmp_path):
+    given = {"task": "pocket", "device": "cuda", "dtype": dtype, "batch_size": 16, "num_minibatches": 2, "gen_len": 32,
+             "total_phases": 2, "eval_problems": 16, "output_dir": str(tmp_path / "r"), "log_samples_every": 0}  # fmt: skip
+    more = {"warmup_problems": 32} if name == "reft" else {}
+    assert TRAINERS[name](kind(**given, **more)).train()["phases"] == 2
+
+
+@pytest.mark.parametrize("lora_rank", [None, 4])
+def test_sft(lora_rank, tmp_path):
+    given = {"device": "cuda", "dtype": "bfloat16", "problems": 64, "epochs": 2, "eval_problems": 16, "gen_len": 32}
+    given |= {"output_dir": str(tmp_path / "r"), "lora_rank": lora_rank}
+    assert TRAINERS["sft"](SftArgs(**given)).train()["phases"] == 2
+
+
+@pytest.mark.parametrize("kind", ["bradley-terry", "verifier", "regression"])
+def test_reward_models(kind, tmp_path):
+    given = {"device": "cuda", "kind": kind, "reward_base": "pocket", "problems": 32, "gen_len": 40, "epochs": 1}
+    summary = TRAINERS["reward-model"](RewardModelArgs(**given, output_dir=str(tmp_path / "r"))).train()
+    assert summary["judged_after"] is not None
+
+
+def test_four_bits(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
+    given = {"task": "pocket", "device": "cuda", "dtype": "4bit", "batch_size": 16, "num_minibatches": 2, "gen_len": 16,
+             "group_size": 4, "total_phases": 2, "eval_problems": 16, "output_dir": str(tmp_path / "r")}  # fmt: skip
+    assert TRAINERS["grpo"](GrpoArgs(**given, optimizer="adamw8bit")).train()["phases"] == 2
