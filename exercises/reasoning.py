@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 00660a504a55
+# Rendered by `rlhf course render`; fingerprint 4614a7c4a3ba
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -312,7 +312,7 @@ def rerank(scores: Sequence[float]) -> int:
     raise NotAttempted("rerank", "chapters/6_reasoning.md, exercise 6.13")
 
 
-def first_reaching(history: list[dict[str, float]], name: str, level: float, window: int = 1) -> int | None:
+def first_reaching(history: list[dict[str, float | int | None]], name: str, level: float, window: int = 1) -> int | None:
     """Index of the first record from which a metric stays at or above a level for `window` records in a row; None if never.
 
     Records that lack the metric (or have None) are passed over: they neither count for the window nor end it. With the window

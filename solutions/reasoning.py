@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 658ab65e7301
+# Rendered by `rlhf course render`; fingerprint 401e59aa346a
 """Solutions of chapters/6_reasoning.md; run them with `python -m solutions.reasoning`.
 
 Reading answers, rewarding them, fine-tuning on worked solutions, and choosing among many.
@@ -361,7 +361,7 @@ def rerank(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=lambda i: scores[i])
 
 
-def first_reaching(history: list[dict[str, float]], name: str, level: float, window: int = 1) -> int | None:
+def first_reaching(history: list[dict[str, float | int | None]], name: str, level: float, window: int = 1) -> int | None:
     """Index of the first record from which a metric stays at or above a level for `window` records in a row; None if never.
 
     Records that lack the metric (or have None) are passed over: they neither count for the window nor end it. With the window

@@ -19,13 +19,13 @@ from rlhf_lib.runs.plots import plot_accuracies, plot_learning
 from rlhf_lib.runs.run import WATCHED_PROBLEMS, describe_device
 
 
-def mean_and_range(values: list[float], form: str = "{:.1f}") -> str:
+def mean_and_range(values: list[float | int], form: str = "{:.1f}") -> str:
     """The mean over seeds, with the smallest and the largest where they differ."""
     mean, low, high = (form.format(value) for value in (statistics.mean(values), min(values), max(values)))
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
-def over_seeds(outcomes: list[Outcome], value: Callable[[Outcome], float | None], form: str = "{:.1f}") -> str:
+def over_seeds(outcomes: list[Outcome], value: Callable[[Outcome], float | int | None], form: str = "{:.1f}") -> str:
     """A figure of each seed as one cell; "never" where some seed has none, a dash where none has."""
     found = [value(outcome) for outcome in outcomes]
     present = [figure for figure in found if figure is not None]
@@ -34,11 +34,14 @@ def over_seeds(outcomes: list[Outcome], value: Callable[[Outcome], float | None]
     return mean_and_range(present, form)
 
 
+def measure_names(args: CompareArgs) -> list[str]:
+    """The measures with their number of samples: pass@8 for pass@k."""
+    return [name.replace("@k", f"@{args.samples}") for name in MEASURES]
+
+
 def tables(outcomes: list[Outcome], args: CompareArgs) -> dict[str, str]:
     """The report's tables, each over seeds: accuracy, efficiency and memory, stability."""
     methods = {method: [o for o in outcomes if o.method == method] for method in args.methods}
-    k = args.samples
-    names = [name.replace("@k", f"@{k}") for name in MEASURES]
     accuracy = [
         (method, *(over_seeds(group, lambda o, name=name: 100 * o.accuracies[name].value) for name in MEASURES))
         for method, group in methods.items()
@@ -63,7 +66,7 @@ def tables(outcomes: list[Outcome], args: CompareArgs) -> dict[str, str]:
     ]
     target = f"{args.target:.0%}"
     heads = {
-        "accuracy": ("method", *(f"{name}, %" for name in names)),
+        "accuracy": ("method", *(f"{name}, %" for name in measure_names(args))),
         "efficiency": ("method", f"steps to {target}", f"samples to {target}", f"seconds to {target}", "seconds", "peak MB"),
         "stability": ("method", "deviation of pass@1 over seeds, points", *STABILITY.values()),
     }
@@ -142,7 +145,8 @@ def compare(args: CompareArgs) -> str:
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(root / "results.csv", text.getvalue())
-    shares = {f"{o.method}-{o.seed}": (o.method, {name: a.value for name, a in o.accuracies.items()}) for o in outcomes}
+    names = measure_names(args)
+    shares = [(o.method, dict(zip(names, [a.value for a in o.accuracies.values()], strict=True))) for o in outcomes]
     plot_accuracies(shares, root / "accuracy.png")
     plot_learning([(o.method, o.history) for o in outcomes if o.history], root / "learning.png", args.target)
     report = REPORT.format(

@@ -53,7 +53,7 @@ class Outcome:
         """Peak memory of the training process."""
         return self.history[-1]["peak_memory_mb"] if self.history else None
 
-    def at_target(self, name: str) -> float | None:
+    def at_target(self, name: str) -> float | int | None:
         """Steps, samples or seconds when validation accuracy reached the target; None if never."""
         reached = first_reaching(self.history, "held_out_accuracy", self.target)
         return None if reached is None else self.history[reached][name]

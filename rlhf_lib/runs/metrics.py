@@ -116,7 +116,7 @@ def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float
     }
 
 
-def first_reaching(history: list[dict[str, float]], name: str, level: float, window: int = 1) -> int | None:
+def first_reaching(history: list[dict[str, float | int | None]], name: str, level: float, window: int = 1) -> int | None:
     """Index of the first record from which a metric stays at or above a level for `window` records in a row; None if never.
 
     Records that lack the metric (or have None) are passed over: they neither count for the window nor end it. With the window

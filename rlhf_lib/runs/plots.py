@@ -46,19 +46,18 @@ def plot_curves(history: list[dict[str, Any]], file: Path, title: str) -> None:
     plt.close(figure)
 
 
-def plot_accuracies(figures: dict[str, tuple[str, dict[str, float]]], file: Path) -> None:
-    """A point for every run and measure, runs of one method above each other; `figures`: run -> (method, measure -> share)."""
+def plot_accuracies(figures: list[tuple[str, dict[str, float]]], file: Path) -> None:
+    """A point for every run and measure; `figures` has (method, share by measure) of every run, a line a method."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    methods = list(dict.fromkeys(method for method, _ in figures.values()))
-    measures = list(next(iter(figures.values()))[1])
+    methods, measures = list(dict.fromkeys(method for method, _ in figures)), list(figures[0][1])
     figure, axis = plt.subplots(figsize=(9, 0.5 * len(methods) + 1.6), layout="constrained")
     for j, measure in enumerate(measures):
         offset = 0.13 * (j - (len(measures) - 1) / 2)
-        points = [(100 * shares[measure], methods.index(method) + offset) for method, shares in figures.values()]
+        points = [(100 * shares[measure], methods.index(method) + offset) for method, shares in figures]
         axis.plot(*zip(*points, strict=True), linestyle="", marker="os^Dv"[j % 5], markersize=5, alpha=0.8, label=measure)
     axis.set(yticks=range(len(methods)), yticklabels=methods, xlabel="percent of held-out problems", xlim=(-2, 102))
     axis.invert_yaxis()

@@ -180,7 +180,7 @@ def test_self_training_learns_from_right_completions_alone(make):
 
 
 def test_critic_pretraining_changes_the_head_alone_and_helps_it(make, tmp_path):
-    trainer = make("ppo", task="pocket", base_model="pocket", gen_len=30, batch_size=64, critic_phases=4, total_phases=1)
+    trainer = make("ppo", task="pocket", base_model="pocket", gen_len=30, batch_size=64, critic_phases=4, total_phases=3)
     base = [p.detach().clone() for p in trainer.model.base_model_params()]
     head = [p.detach().clone() for p in trainer.model.get_value_head_params()]
     untrained = trainer.rollout_phase()

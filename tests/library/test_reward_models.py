@@ -71,12 +71,13 @@ def options(tmp_path, **more):
 @pytest.mark.parametrize("kind", ["bradley-terry", "verifier", "regression"])
 def test_it_learns_what_is_better(kind, tmp_path):
     """From the bundled model's own answers: better than chance on questions that it has not seen."""
-    more = {"base_model": "pocket", "reward_base": "pocket", "gen_len": 40, "problems": 48, "epochs": 4, "lr": 5e-4}
+    more = {"base_model": "pocket", "reward_base": "pocket", "gen_len": 40, "problems": 40, "epochs": 3, "lr": 5e-4}
     trainer = RewardModelTrainer(RewardModelArgs(kind=kind, **more, **options(tmp_path)))
     questions = [{question_of(row) for row in rows} for rows in (trainer.train_rows, trainer.test_rows)]
     assert not questions[0] & questions[1]
     summary = trainer.train()
-    assert summary["judged_after"]["low"] > 0.5
+    guessing = max(summary["positive_share"], 1 - summary["positive_share"]) if kind == "verifier" else 0.5
+    assert summary["judged_after"]["value"] > guessing + 0.05
     assert 0 <= summary["calibration_error"] <= 1
     assert RewardModel(tmp_path / "run" / "model", device="cpu").kind == kind
 
