@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 596abaf6d4d9
+# Rendered by `rlhf course render`; fingerprint 5702e35e1164
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -47,7 +47,7 @@ from rlhf_lib.args import (
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora.adapter import AdaptedMap, find_maps, require_rank
-from rlhf_lib.lora.peft_format import PeftNames, fuse, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, fuse, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithValueHead, loading
 from rlhf_lib.models.policies import BridgedTransformer, WithValueHead
@@ -267,6 +267,9 @@ class TransformerWithLora(BridgedTransformer):
         if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
             name = Path(name).name  # the bundled model, saved under another machine's path
         model = cls(name, float(config["lora_alpha"]), config["r"], **options)
+        maps = adapted_maps(model.lora, model.peft_names, Path(directory))
+        if maps and "maps" not in options:
+            model.lora = LoraHooks(model.base_model, config["r"], float(config["lora_alpha"]), maps)
         model.load_adapter(directory)
         return model
 

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 4614a7c4a3ba
+# Rendered by `rlhf course render`; fingerprint a9f40a0c762f
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -63,7 +63,16 @@ from rlhf_lib.objectives import (
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler, get_supervised_optimizer
 from rlhf_lib.recipes import parse, recipe
 from rlhf_lib.rewards import REWARDS, correctness_reward, reward_fn_char_count
-from rlhf_lib.rewards.answers import CONVENTIONS, LARGEST_EXPONENT, LETTERS, LONGEST_ANSWER, PLAIN, option_letter, same_answer
+from rlhf_lib.rewards.answers import (
+    CONVENTIONS,
+    LARGEST_EXPONENT,
+    LETTERS,
+    LONGEST_ANSWER,
+    PLAIN,
+    is_option,
+    option_letter,
+    same_answer,
+)
 from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
 from rlhf_lib.rewards.shaping import reft_reward
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
@@ -236,6 +245,7 @@ class ReftTrainer(RLHFTrainer):
     def build_models(self) -> tuple[Any, Any]:
         """The policy after the warm-up, and a frozen copy of it."""
         args = self.args
+        self.check_directory()
         self.model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
         started = time.perf_counter()
         self.warm_up()
@@ -258,9 +268,12 @@ class ReftTrainer(RLHFTrainer):
         optimizer = get_supervised_optimizer(
             model.get_base_model_trainable_params(), args.warmup_lr, args.weight_decay, args.optimizer
         )
+        started = time.perf_counter()
         for epoch in range(args.warmup_epochs):
             seed = random.Random(f"{args.seed}-{epoch}").getrandbits(32)
             for batch in minibatches(examples, args.warmup_batch_size, padding_id(model.tokenizer), seed):
+                if self.is_out_of_time(started):
+                    return
                 supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
 
     def rollout_phase(self) -> ReplayMemory:

@@ -63,6 +63,8 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
     """The defaults that flags then override: --resume takes the run's own, --recipe FILE that file's, --task its recipe's."""
     kind = ALGORITHMS[algorithm]
     output, recipe, task = option(rest, "--output-dir"), option(rest, "--recipe"), option(rest, "--task")
+    if option(rest, "--comparisons") is not None and "--resume" not in rest and recipe is None:
+        return kind()  # a task's recipe is for its own samples
     if "--resume" in rest:
         if output is None:
             raise InputError("--resume continues the run in --output-dir; add --output-dir RUN_DIRECTORY")
@@ -76,7 +78,7 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
     else:
         file = RECIPES / f"{algorithm}-{task or arguments.default_of(kind, 'task') or 'char-count'}.json"
         if not file.is_file():
-            return kind(**({"task": task} if task else {}))
+            return kind(**({"task": task, **with_room(task)} if task else {}))
     return arguments.from_json(kind, file.read_text(), str(file))
 
 
@@ -126,14 +128,19 @@ def load_model(args: arguments.ModelArgs) -> Any:
     return load_policy(model, **options)
 
 
+def with_room(task: str | None) -> dict[str, int]:
+    """The gen_len that a task's answers need, where it is known."""
+    return {"gen_len": arguments.GEN_LEN[task]} if task in arguments.GEN_LEN else {}
+
+
 def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
     """The defaults of a command that looks at a model: with --run DIRECTORY its own prompts and lengths."""
-    run = option(rest, "--run")
+    run, task = option(rest, "--run"), option(rest, "--task")
     file = Path(run or "") / "args.json"
     if run is None or not file.is_file():
-        return kind()
+        return kind(**with_room(task))
     told = json.loads(file.read_text())
-    names = ("task", "data", "prompt_style", "few_shot", "gen_len", "dtype")
+    names = ("task", "data", "prompt_style", "few_shot", "gen_len", "dtype", "prepend_bos")
     known = {name: told[name] for name in names if told.get(name) is not None}
     return kind(**{**known, "task": "pocket"} if known.get("task") in (None, "char-count") else known)
 
@@ -156,10 +163,10 @@ def sample(rest: list[str]) -> int:
     shown = {"trained": model} if args.run or args.adapter else {"model": model}
     if isinstance(model, TransformerWithLora):
         shown = {"base": BridgedTransformer(model.base.name, device=args.device, dtype=args.dtype), **shown}
-    texts = {}
+    texts, sampling = {}, {"temperature": args.temperature, "prepend_bos": args.prepend_bos}
     for name, which in shown.items():
         generator = torch.Generator(which.device).manual_seed(args.seed)
-        texts[name] = rollout(which, prompts, args.gen_len, temperature=args.temperature, generator=generator).completions
+        texts[name] = rollout(which, prompts, args.gen_len, generator=generator, **sampling).completions
     for i, prompt in enumerate(prompts):
         print(f"\n=== {prompt.rstrip()}")
         for name, completions in texts.items():
@@ -184,11 +191,11 @@ def evaluate(rest: list[str]) -> int:
     prompts = task.held_out(args.problems, args.few_shot, args.style if args.few_shot else None)
     if prompts is None:
         raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
-    options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed}
+    options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
     greedy = judge(model, task, prompts, temperature=0.0, **options)
     table, sampled = [("greedy", greedy.accuracy)], None
     if args.samples:
-        verifier = None if args.reward_model is None else RewardModel(args.reward_model, device=args.device)
+        verifier = None if args.reward_model is None else RewardModel.trained(args.reward_model, device=args.device)
         temperature = {"temperature": args.temperature, "reward_model": verifier}
         sampled = evaluate_samples(model, task, prompts, args.samples, **temperature, **options)
         table += sampled.table()
@@ -196,6 +203,8 @@ def evaluate(rest: list[str]) -> int:
     print(f"{title}\n\n{results_table(table)}\n")
     for style, (share, accuracy) in greedy.by_style().items():
         print(f"  {style:10} {share:6.1%} of greedy answers, accuracy {accuracy}")
+    if greedy.cut_share > 0.2:
+        print(f"Warning: {greedy.cut_share:.0%} of the greedy answers were cut at gen_len={args.gen_len}; raise --gen-len")
     if args.output_dir:
         written = write_report(args.output_dir, title, table, problem_rows(greedy, sampled), {"arguments": asdict(args)})
         print(f"Files: {written}/ (results.json, table.md, problems.jsonl, samples.html)")
@@ -218,7 +227,7 @@ def compare(rest: list[str]) -> int:
     methods = option(rest, "--methods")
     if methods and "," in methods:
         rest = [*without(rest, "--methods"), "--methods", *methods.split(",")]
-    args = parse(arguments.CompareArgs, rest, "rlhf compare")
+    args = parse(arguments.CompareArgs, rest, "rlhf compare", arguments.CompareArgs(**with_room(option(rest, "--task"))))
 
     from rlhf_lib.compare import compare as run_all
 

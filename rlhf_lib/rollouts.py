@@ -45,6 +45,11 @@ class Rollout:
         return self.ids.shape[1] - self.mask.shape[1]
 
     @property
+    def ended(self) -> list[bool]:
+        """Which completions ended before the last position that they could have."""
+        return (self.mask[:, -1] == 0).tolist()
+
+    @property
     def completion_ids(self) -> list[list[int]]:
         """Generated tokens of each completion, the end included, padding left out."""
         generated = self.ids[:, self.prefix_len :].tolist()

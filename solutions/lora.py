@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 65c3884df2ac
+# Rendered by `rlhf course render`; fingerprint d450f9291c43
 """Solutions of chapters/3_lora.md; run them with `python -m solutions.lora`.
 
 Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rlhf_lib.args import LORA_MAPS, InputError, LoraArgs
 from rlhf_lib.lora.adapter import AdaptedMap, find_maps, require_rank
-from rlhf_lib.lora.peft_format import PeftNames, fuse, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, fuse, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.models import loading
 from rlhf_lib.models.policies import BridgedTransformer, WithValueHead
 from rlhf_lib.recipes import parse, recipe
@@ -251,6 +251,9 @@ class TransformerWithLora(BridgedTransformer):
         if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
             name = Path(name).name  # the bundled model, saved under another machine's path
         model = cls(name, float(config["lora_alpha"]), config["r"], **options)
+        maps = adapted_maps(model.lora, model.peft_names, Path(directory))
+        if maps and "maps" not in options:
+            model.lora = LoraHooks(model.base_model, config["r"], float(config["lora_alpha"]), maps)
         model.load_adapter(directory)
         return model
 

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 4121d53bbf39
+# Rendered by `rlhf course render`; fingerprint 42dd2f5e1dad
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -439,6 +439,7 @@ class RLHFTrainer(Trainer):
     def __init__(self, args: RLHFArgs):
         torch.manual_seed(args.seed)
         self.args = args
+        self.check_directory()
         self.model, self.ref_model = self.build_models()
         self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
         self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
@@ -628,12 +629,13 @@ class RLHFTrainer(Trainer):
         if not args.critic_phases:
             return
         head = torch.optim.AdamW(self.model.get_value_head_params(), lr=args.head_lr, weight_decay=args.weight_decay)
-        for _ in range(args.critic_phases):
+        for i in range(args.critic_phases):
+            self.phase = -1 - i  # prompts of its own
             memory = self.rollout_phase()
             explained = explained_variance(memory.generated_values, memory.returns, memory.mask)
             self.metrics.take()
             for minibatch in memory.get_minibatches():
-                _, values = self.model.forward_with_value_head(minibatch.sample_ids, minibatch.attention_mask)
+                _, values = self.model.forward_with_value_head(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=1)
                 loss = calc_value_function_loss(
                     values[:, -args.gen_len - 1 : -1],
                     minibatch.returns,
@@ -644,12 +646,15 @@ class RLHFTrainer(Trainer):
                 )
                 head.zero_grad()
                 loss.backward(inputs=self.model.get_value_head_params())
+                norm = torch.nn.utils.clip_grad_norm_(self.model.get_value_head_params(), args.max_grad_norm)
+                self.stop_if_diverged(loss, norm)
                 head.step()
             self.log(critic_loss=loss, critic_explained_variance=explained)
+        self.phase = 0
 
     def train(self) -> dict[str, Any]:
         """Run all phases; returns the summary that is also in the run's directory."""
-        run = Run(self)
+        self.run = run = Run(self)
         if run.first_phase == 0:
             self.pretrain_critic()
         for self.phase in run.phases():

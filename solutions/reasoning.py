@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 401e59aa346a
+# Rendered by `rlhf course render`; fingerprint 0903bfd2dc74
 """Solutions of chapters/6_reasoning.md; run them with `python -m solutions.reasoning`.
 
 Reading answers, rewarding them, fine-tuning on worked solutions, and choosing among many.
@@ -26,7 +26,16 @@ from rlhf_lib.models.loading import padding_id
 from rlhf_lib.objectives import Mask, hide
 from rlhf_lib.optim import get_supervised_optimizer
 from rlhf_lib.recipes import parse, recipe
-from rlhf_lib.rewards.answers import CONVENTIONS, LARGEST_EXPONENT, LETTERS, LONGEST_ANSWER, PLAIN, option_letter, same_answer
+from rlhf_lib.rewards.answers import (
+    CONVENTIONS,
+    LARGEST_EXPONENT,
+    LETTERS,
+    LONGEST_ANSWER,
+    PLAIN,
+    is_option,
+    option_letter,
+    same_answer,
+)
 from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
 from rlhf_lib.rewards.shaping import reft_reward
 from rlhf_lib.rollouts import get_logprobs
@@ -104,7 +113,7 @@ def answers_match(completion: str, reference: str, convention: str = "any") -> b
     `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
     is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
     """
-    if len(reference.strip(" ()")) == 1 and option_letter(reference):
+    if is_option(reference):
         answer = extract_answer(completion, "letter" if convention == "any" else convention)
         return answer is not None and option_letter(answer) == option_letter(reference)
     answer = extract_answer(completion, convention)
@@ -246,6 +255,7 @@ class ReftTrainer(RLHFTrainer):
     def build_models(self) -> tuple[Any, Any]:
         """The policy after the warm-up, and a frozen copy of it."""
         args = self.args
+        self.check_directory()
         self.model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
         started = time.perf_counter()
         self.warm_up()
@@ -268,9 +278,12 @@ class ReftTrainer(RLHFTrainer):
         optimizer = get_supervised_optimizer(
             model.get_base_model_trainable_params(), args.warmup_lr, args.weight_decay, args.optimizer
         )
+        started = time.perf_counter()
         for epoch in range(args.warmup_epochs):
             seed = random.Random(f"{args.seed}-{epoch}").getrandbits(32)
             for batch in minibatches(examples, args.warmup_batch_size, padding_id(model.tokenizer), seed):
+                if self.is_out_of_time(started):
+                    return
                 supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
 
     def rollout_phase(self) -> ReplayMemory:

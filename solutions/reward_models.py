@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 591432223101
+# Rendered by `rlhf course render`; fingerprint c0043b1a20b2
 """Solutions of chapters/5_reward_models.md; run them with `python -m solutions.reward_models`.
 
 A reward model of right and wrong answers, and what choosing by it is worth.
@@ -89,7 +89,7 @@ class RewardModel(nn.Module):
     Args:
         name_or_path: "pocket", a name on the hub, or a local directory; without a trained head it begins with a random one.
         device: auto, cpu, cuda, cuda:N or mps.
-        longest: most tokens; longer texts lose the beginning of the question.
+        longest: most tokens, unless the model was saved with a limit; longer texts lose the beginning of the question.
 
     Raises:
         InputError: no such model, or one that has no classifier in transformers.
@@ -100,9 +100,11 @@ class RewardModel(nn.Module):
         where, name = loading.resolve_device(device), loading.resolve_name(name_or_path, "reward model")
         with loading.quiet_transformers():
             try:
-                self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=torch.float32)
+                self.model, loaded = AutoModelForSequenceClassification.from_pretrained(
+                    name, num_labels=1, dtype=torch.float32, output_loading_info=True
+                )
                 self.tokenizer = AutoTokenizer.from_pretrained(name)
-            except (OSError, ValueError, SafetensorError) as error:
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
                 first = str(error).strip().splitlines()[0]
                 raise InputError(
                     f"reward model {str(name_or_path)!r} cannot be loaded ({first}); give the directory of a run of `rlhf "
@@ -111,7 +113,10 @@ class RewardModel(nn.Module):
         self.model.to(where)
         self.is_causal = hasattr(self.model, "score")
         positions = getattr(self.model.config, "max_position_embeddings", longest)
-        self.longest = min(longest, positions - 2)  # RoBERTa's positions begin at 2
+        saved = getattr(self.model.config, "reward_longest", None)
+        self.longest = min(longest if saved is None else saved, positions - 2)  # RoBERTa's positions begin at 2
+        self.model.config.reward_longest = self.longest
+        self.is_trained = not loaded["missing_keys"]
         self.eval()
 
     @property
@@ -182,6 +187,17 @@ class RewardModel(nn.Module):
             self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
         return Path(directory)
+
+    @classmethod
+    def trained(cls, name_or_path: str | os.PathLike, *, device: str = "auto") -> "RewardModel":
+        """A reward model that has been trained: what may judge. An error where the head would be a random one."""
+        model = cls(name_or_path, device=device)
+        if not model.is_trained:
+            raise InputError(
+                f"reward model={str(name_or_path)!r} has no trained head, so its scores mean nothing; train one with `rlhf "
+                "train reward-model` and give the run's model/"
+            )
+        return model
 
     # what a Run needs of a model
 

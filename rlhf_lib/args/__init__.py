@@ -15,6 +15,7 @@ from rlhf_lib.args.rules import (
 )
 from rlhf_lib.args.saved import from_json, to_json
 from rlhf_lib.args.training import (
+    GEN_LEN,
     LORA_MAPS,
     CommonArgs,
     GrpoArgs,
@@ -32,6 +33,7 @@ from rlhf_lib.args.training import (
 )
 
 __all__ = [
+    "GEN_LEN",
     "LORA_MAPS",
     "CommonArgs",
     "CompareArgs",

@@ -21,6 +21,8 @@ class ModelArgs(PromptArgs, CommonArgs):
     """Directory of a training run: its model, in place of --base-model and --adapter."""
     task: str | None = "pocket"
     """Where prompts come from: pocket, gsm8k, svamp or mathqa."""
+    prepend_bos: bool = True
+    """Put the tokenizer's beginning-of-sequence token before every prompt, where it has one."""
     temperature: float = 1.0
     """Softmax temperature; 0 takes the likeliest token."""
     gen_len: int = 48

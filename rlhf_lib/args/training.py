@@ -10,6 +10,7 @@ from rlhf_lib.args.rules import require, require_not_negative, require_positive,
 LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
 Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
+GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
 
 
 @dataclass(kw_only=True)
@@ -101,12 +102,23 @@ class TrainingArgs(RunArgs):
     wandb_entity: str | None = None
     """Weights & Biases entity."""
 
+    @property
+    def trains_base_model(self) -> bool:
+        """Whether it is the base model, or adapters on it, that learns."""
+        return True
+
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         require_positive(self, "gen_len", "temperature", "max_grad_norm", "save_every")
         require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every")
+        adapters = getattr(self, "lora_rank", None) is not None
         require(
-            self.dtype != "4bit" or getattr(self, "lora_rank", None) is not None,
+            self.dtype != "bfloat16" or adapters or not self.trains_base_model,
+            "dtype='bfloat16' without adapters would train nothing: steps of a usual learning rate are lost in rounding; use "
+            "float32, or adapters (ppo-lora, grpo, self-training, sft --lora-rank)",
+        )
+        require(
+            self.dtype != "4bit" or adapters or not self.trains_base_model,
             "dtype='4bit' weights cannot be trained; use adapters (ppo-lora, grpo, self-training, sft --lora-rank)",
         )
         require(
@@ -258,6 +270,7 @@ class GrpoArgs(LoraArgs):
         super().__post_init__()
         size = self.resolved_group_size
         whole = math.lcm(size, self.num_minibatches)
+        require(self.critic_phases == 0, f"critic_phases={self.critic_phases} needs a critic; use ppo, ppo-lora or reft")
         require(size >= 2, f"group_size={size} leaves nothing to compare with; use at least 2")
         require(
             self.batch_size % size == 0,
@@ -309,10 +322,20 @@ class SelfTrainingArgs(LoraArgs):
 
     task: str | None = "pocket"
     """Whose problems are answered: pocket, gsm8k, svamp or mathqa."""
+    kl_coef: float = 0.0
+    """Must stay 0: the objective is the log-probability of right completions alone."""
+    ent_coef: float = 0.0
+    """Must stay 0, likewise."""
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         super().__post_init__()
+        without = self.kl_coef == self.ent_coef == self.critic_phases == 0 and not self.rewards and self.reward_model is None
+        require(
+            without,
+            "self-training knows right and wrong only; leave out kl_coef, ent_coef, critic_phases, rewards and reward_model, "
+            "or use grpo",
+        )
         require(
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no right answers; use pocket, gsm8k, svamp or mathqa",
@@ -327,6 +350,8 @@ class SftArgs(PromptArgs, TrainingArgs):
     """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
     epochs: int = 2
     """Passes over the training problems."""
+    save_every: int = 1
+    """Epochs between checkpoints."""
     problems: int = 1000
     """Training problems, the first of the training split; a smaller split is taken whole."""
     batch_size: int = 16
@@ -396,6 +421,8 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
     """Add the data set's own solution of every problem as a right completion: for policies that are seldom right."""
     epochs: int = 2
     """Passes over the rows."""
+    save_every: int = 1
+    """Epochs between checkpoints."""
     batch_size: int = 16
     """Rows (of bradley-terry: pairs) per optimiser step."""
     lr: float = 3e-5
@@ -421,6 +448,10 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
             f"margin={self.margin} and centring_coef={self.centring_coef} are of kind bradley-terry; leave them out",
         )
         require(
+            self.kind == "regression" or (not self.rewards and self.reward_model is None),
+            f"rewards and reward_model are for kind regression; kind={self.kind} learns right and wrong, leave them out",
+        )
+        require(
             self.comparisons is not None or self.task not in (None, "char-count"),
             f"task={self.task!r} cannot judge completions; use pocket, gsm8k, svamp or mathqa, or give comparisons",
         )
@@ -429,6 +460,11 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
     def total_phases(self) -> int:
         """A phase is an epoch."""
         return self.epochs
+
+    @property
+    def trains_base_model(self) -> bool:
+        """The base model only writes what is judged."""
+        return False
 
 
 @dataclass(kw_only=True)

@@ -2,15 +2,17 @@
 
 import csv
 import json
+import shlex
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from io import StringIO
 from pathlib import Path
 
 from tabulate import tabulate
 
-from rlhf_lib.args import CompareArgs
+from rlhf_lib.args import CompareArgs, require
 from rlhf_lib.compare.runs import MEASURES, STABILITY, TRAINED, Outcome, run_all
 from rlhf_lib.files import write_atomically
 from rlhf_lib.models.loading import resolve_device
@@ -26,11 +28,11 @@ def mean_and_range(values: list[float | int], form: str = "{:.1f}") -> str:
 
 
 def over_seeds(outcomes: list[Outcome], value: Callable[[Outcome], float | int | None], form: str = "{:.1f}") -> str:
-    """A figure of each seed as one cell; "never" where some seed has none, a dash where none has."""
+    """A figure of each seed as one cell; how many seeds have it where not all do, a dash where none does."""
     found = [value(outcome) for outcome in outcomes]
     present = [figure for figure in found if figure is not None]
     if len(present) < len(found):
-        return f"{len(present)} of {len(found)} seeds" if present else "–"
+        return f"{mean_and_range(present, form)}, {len(present)} of {len(found)} seeds" if present else "–"
     return mean_and_range(present, form)
 
 
@@ -96,8 +98,7 @@ answer and {samples} samples at temperature 1 for each. Base model `{base_model}
 {accuracy}
 
 pass@1 is the accuracy of a sample. One seed's figure near 50% has a 95% interval of about ± {half:.0f} points (`results.csv`
-has all intervals). few-shot has {few_shot} worked examples in the prompt. rerank chooses by a verifier that was trained on the
-base model's own samples.
+has all intervals). few-shot has {few_shot} worked examples in the prompt. rerank chooses by {verifier}.
 
 ![Accuracy by method](accuracy.png)
 
@@ -122,15 +123,27 @@ deviations over phases. Supervised methods have neither.
 
 def command_of(args: CompareArgs) -> str:
     """The command line that repeats the comparison."""
-    words = ["rlhf compare", f"--task {args.task}", f"--methods {' '.join(args.methods)}", f"--seeds {args.seeds}"]
-    words += [
-        f"--budget {args.budget:g}",
-        f"--problems {args.problems}",
-        f"--samples {args.samples}",
-        f"--few-shot {args.few_shot}",
-    ]
-    words += [] if args.base_model == "pocket" else [f"--base-model {args.base_model}"]
-    return " ".join(words)
+    words = ["rlhf", "compare"]
+    for field in fields(args):
+        value = getattr(args, field.name)
+        if field.name != "output_dir" and value != field.default:
+            words += [
+                f"--{field.name.replace('_', '-')}",
+                *([str(v) for v in value] if isinstance(value, tuple) else [str(value)]),
+            ]
+    return shlex.join(words)
+
+
+def claim(root: Path, args: CompareArgs) -> None:
+    """Write the comparison's arguments, or refuse a directory that holds another comparison."""
+    file, ours = root / "args.json", {**vars(args), "output_dir": None, "methods": list(args.methods)}
+    if file.exists():
+        theirs = json.loads(file.read_text())
+        changed = ", ".join(
+            f"{name}={ours[name]!r} (was {theirs.get(name)!r})" for name in ours if ours[name] != theirs.get(name)
+        )
+        require(not changed, f"output_dir={str(root)!r} holds a comparison with other arguments: {changed}; choose another")
+    write_atomically(file, json.dumps(ours, indent=2) + "\n")
 
 
 def compare(args: CompareArgs) -> str:
@@ -138,6 +151,7 @@ def compare(args: CompareArgs) -> str:
     started = time.perf_counter()
     root = Path(args.output_dir or new_run_path(f"compare-{args.task}"))
     root.mkdir(parents=True, exist_ok=True)
+    claim(root, args)
     outcomes = run_all(args, root)
     rows = [outcome.as_row() for outcome in outcomes]
     text = StringIO()
@@ -162,6 +176,9 @@ def compare(args: CompareArgs) -> str:
         watched=WATCHED_PROBLEMS,
         minutes=(time.perf_counter() - started) / 60,
         command=command_of(args),
+        verifier="a verifier that was trained on the base model's own samples"
+        if args.verifier is None
+        else f"`{args.verifier}`",
         half=98 / args.problems**0.5,
         **tables(outcomes, args),
     )

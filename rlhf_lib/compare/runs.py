@@ -4,6 +4,7 @@ Each run is a plain `rlhf train` in a process of its own, so that its peak memor
 when the comparison is started again in the same directory.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -87,7 +88,8 @@ def common_options(args: CompareArgs) -> list[str]:
 
 def run_training(algorithm: str, words: list[str], directory: Path) -> list[dict[str, Any]]:
     """Run `rlhf train` in a process of its own, unless its directory holds the finished run; returns its metrics."""
-    if not (directory / "summary.json").exists():
+    summary = directory / "summary.json"
+    if not summary.exists() or json.loads(summary.read_text())["interrupted"]:
         command = ["-m", "rlhf_lib", "train", algorithm, "--output-dir", str(directory), *words]
         if (directory / "args.json").exists():
             command.append("--resume")
@@ -110,11 +112,11 @@ def train_method(method: str, seed: int, args: CompareArgs, directory: Path) -> 
 def train_verifier(args: CompareArgs, root: Path) -> RewardModel:
     """The verifier to rerank with: the one given, or one trained on the base model's samples."""
     if args.verifier is not None:
-        return RewardModel(args.verifier, device=args.device)
+        return RewardModel.trained(args.verifier, device=args.device)
     base = args.base_model if args.task == "pocket" else args.reward_base
     words = [*common_options(args), "--kind", "verifier", "--reward-base", base]
     run_training("reward-model", words, root / "verifier")
-    return RewardModel(root / "verifier" / "model", device=args.device)
+    return RewardModel.trained(root / "verifier" / "model", device=args.device)
 
 
 def measure(method: str, seed: int, args: CompareArgs, model: Any, verifier: RewardModel) -> dict[str, Accuracy]:

@@ -20,6 +20,8 @@ class Evaluation:
     completions: list[str]
     correct: list[bool]
     styles: list[str | None]
+    cut_share: float = 0.0
+    """Share of completions that were cut at gen_len."""
 
     @property
     def accuracy(self) -> Accuracy:
@@ -49,11 +51,14 @@ def evaluate(
     """Sample (temperature 0: greedily) one completion a prompt and judge it; torch's global randomness is left alone."""
     generator = torch.Generator(model.device).manual_seed(seed)
     completions: list[str] = []
+    cut = 0
     for start in range(0, len(prompts), batch_size):
         part = prompts.slice(start, start + batch_size)
         sampled = rollout(model, part.prompts, gen_len, temperature=temperature, prepend_bos=prepend_bos, generator=generator)
         completions += sampled.completions
-    return Evaluation(prompts, completions, task.is_correct(prompts, completions), [task.style_of(c) for c in completions])
+        cut += sum(not ended for ended in sampled.ended)
+    styles = [task.style_of(completion) for completion in completions]
+    return Evaluation(prompts, completions, task.is_correct(prompts, completions), styles, cut / len(completions))
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,12 @@ def read_adapter_weights(directory: Path) -> dict[str, Tensor]:
         raise InputError(f"{file} cannot be read ({error}); it is missing or truncated, save the adapter again") from None
 
 
+def adapted_maps(hooks: LoraHooks, names: PeftNames, directory: Path) -> tuple[str, ...]:
+    """Which of the maps of `hooks` the adapter in a directory has."""
+    tensors = read_adapter_weights(directory)
+    return tuple(dict.fromkeys(m.map_name for m in hooks.maps if f"base_model.model.{names.path(m)}.lora_A.weight" in tensors))
+
+
 @torch.no_grad()
 def load_adapter(hooks: LoraHooks, names: PeftNames, directory: Path) -> None:
     """Fill the adapters from a directory; nothing is changed unless every tensor fits.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlhf_lib.args import LORA_MAPS, InputError
 from rlhf_lib.lora.adapter import LoraHooks
-from rlhf_lib.lora.peft_format import PeftNames, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.models import loading
 
 HEAD_FILE = "value_head.safetensors"
@@ -367,6 +367,9 @@ class TransformerWithLora(BridgedTransformer):
         if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
             name = Path(name).name  # the bundled model, saved under another machine's path
         model = cls(name, float(config["lora_alpha"]), config["r"], **options)
+        maps = adapted_maps(model.lora, model.peft_names, Path(directory))
+        if maps and "maps" not in options:
+            model.lora = LoraHooks(model.base_model, config["r"], float(config["lora_alpha"]), maps)
         model.load_adapter(directory)
         return model
 

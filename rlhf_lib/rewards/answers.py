@@ -1,7 +1,7 @@
 """Find the answer in a completion and compare it with the reference, as numbers.
 
 One extractor a convention, one comparison for all, and one entry, `answers_match`, that evaluation and rewards share.
-Nothing is ever evaluated as code; all work is bounded, so that a hostile completion costs microseconds.
+Nothing is ever evaluated as code, and all work is bounded: benchmarks/answers.py measures what hostile completions cost.
 """
 
 import re
@@ -15,11 +15,15 @@ LONGEST_TAIL = 4000  # characters at the end of a completion in which a last num
 LARGEST_EXPONENT = 300
 
 PLAIN = re.compile(
-    r"(?<![0-9.])[-+−]?\s?\$?\s?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
+    r"(?<![0-9.])[-+−]?\$?\s?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
     r"(?:\s?/\s?[0-9]+)?|(?<![0-9.])[-+−]?\$?\.[0-9]+(?:[eE][-+]?[0-9]{1,4})?"
 )
 SAYS = re.compile(r"the\s+(?:final\s+)?answer\s+is:?\s*", re.IGNORECASE)
-LETTER = re.compile(r"\s*(?:(?:option|choice)\s+)?[(\[]?\s*([A-Ea-e])(?:\s*[)\].:,]|\s*$)", re.IGNORECASE)
+LETTER = re.compile(  # "a" is an article too, so that it needs a bracket, a stop or the line's end after it
+    r"[\s*_(\[{$\\]*(?:(?:option|choice|text|textbf|mathrm)\b[\s({\[*]*)?"
+    r"(?:([B-Eb-e])\b(?!')|([Aa])(?=\s*(?:[)\].:,*}$]|\n|$)))",
+    re.IGNORECASE,
+)
 LONE_LETTER = re.compile(r"[(\[]\s*([A-Ea-e])\s*[)\]]|\b(?:option|choice)\s+([A-Ea-e])\b", re.IGNORECASE)
 
 
@@ -46,8 +50,14 @@ def extract_boxed(completion: str) -> str | None:
     for position in range(start, min(len(completion), start + LONGEST_ANSWER)):
         depth += {"{": 1, "}": -1}.get(completion[position], 0)
         if depth == 0:
-            return completion[start:position]
+            return plain_latex(completion[start:position])
     return None
+
+
+def plain_latex(text: str) -> str:
+    r"""A boxed answer without LaTeX's ways of writing numbers: \frac{1}{2} is 1/2, 1{,}000 and 1\,000 are 1,000 and 1000."""
+    text = re.sub(r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"\1/\2", text)
+    return text.replace("{,}", ",").replace("\\,", "").replace("\\!", "")
 
 
 def extract_said(completion: str) -> str | None:
@@ -69,7 +79,12 @@ def extract_last_number(completion: str) -> str | None:
 def option_letter(answer: str) -> str | None:
     """The option that an extracted answer names, in lower case: "(C)", "c ) 27.5", "option c" and "c" are all c; else None."""
     match = LETTER.match(answer[:LONGEST_ANSWER])
-    return match[1].lower() if match else None
+    return (match[1] or match[2]).lower() if match else None
+
+
+def is_option(reference: str) -> bool:
+    """Whether a reference is an option's letter: "c", "(C)"."""
+    return len(reference.strip(" ()")) == 1 and option_letter(reference) is not None
 
 
 def extract_letter(completion: str) -> str | None:
@@ -156,7 +171,7 @@ def answers_match(completion: str, reference: str, convention: str = "any") -> b
     `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
     is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
     """
-    if len(reference.strip(" ()")) == 1 and option_letter(reference):
+    if is_option(reference):
         answer = extract_answer(completion, "letter" if convention == "any" else convention)
         return answer is not None and option_letter(answer) == option_letter(reference)
     answer = extract_answer(completion, convention)

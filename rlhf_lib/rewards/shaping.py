@@ -4,7 +4,7 @@ import unicodedata
 from collections import defaultdict
 from typing import Any
 
-from rlhf_lib.rewards.answers import answers_match, extract_answer
+from rlhf_lib.rewards.answers import answers_match, extract_answer, is_option
 from rlhf_lib.rewards.formats import text_of
 
 LONGEST_LOOKED_AT = 20_000  # characters of a completion in which letters are counted
@@ -12,11 +12,11 @@ LONGEST_LOOKED_AT = 20_000  # characters of a completion in which letters are co
 
 def reft_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:
     """1 for the right answer, 0.1 for a wrong one that can be extracted, 0 for none (Trung et al. 2024, section 3.2)."""
-    texts = [text_of(completion) for completion in completions]
-    return [
-        1.0 if answers_match(text, right) else 0.1 if extract_answer(text) else 0.0
-        for text, right in zip(texts, answer, strict=True)
-    ]
+    rewards = []
+    for text, right in zip([text_of(completion) for completion in completions], answer, strict=True):
+        answered = extract_answer(text, "letter" if is_option(right) else "any")
+        rewards.append(1.0 if answers_match(text, right) else 0.1 if answered else 0.0)
+    return rewards
 
 
 def length_aware_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 PANELS: list[tuple[str, str, list[str]]] = [
+    ("Loss", "nats per token, or of the reward model", ["loss"]),
     ("Reward", "reward per completion", ["reward"]),
+    ("Held out", "share right", ["held_out_accuracy", "held_out_judged"]),
     ("How answers are given", "share of samples", ["share_reasoning", "share_bare", "share_sentence"]),
     ("Distance from the reference", "KL per token (nats)", ["kl"]),
     ("Entropy", "nats per token", ["entropy"]),

@@ -67,6 +67,8 @@ class Run:
             previous = None  # not in the main thread: Ctrl-C does not arrive here
         try:
             for phase in range(self.first_phase, self.trainer.args.total_phases):
+                if phase and self.budget_is_spent:
+                    break
                 yield phase
                 self.end_phase(phase)
                 if self.interrupted or self.budget_is_spent:
@@ -140,7 +142,7 @@ class Run:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "before": json.dumps(self.before),
-            "seconds": self.seconds if next_phase else 0.0,
+            "seconds": self.seconds if next_phase else self.earlier_seconds,
         }
         directory.save_checkpoint(self.directory.checkpoint_file, state)
 

@@ -55,10 +55,12 @@ def task_of(args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str =
         require(examples, f"task={task.name} trains without examples; leave out few_shot={args.few_shot}")
     if not isinstance(args, TaskArgs):
         return task
+    can_judge = not args.rewards or args.task in TASKS
+    require(can_judge, f"rewards={args.rewards} need right answers, which task={task.name} has not; use pocket or gsm8k")
     if args.rewards:
         task.reward_fns, task.reward_weights = choose_rewards(args.rewards)
     if args.reward_model is not None:
-        learned = reward_model_reward(RewardModel(args.reward_model, device=getattr(args, "device", "auto")))
+        learned = reward_model_reward(RewardModel.trained(args.reward_model, device=getattr(args, "device", "auto")))
         own = (task.reward_fns, task.reward_weights) if args.rewards else ((), ())
         task.reward_fns, task.reward_weights = (*own[0], learned), (*own[1], 1.0)
     return task

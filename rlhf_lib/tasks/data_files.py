@@ -1,6 +1,7 @@
 """Rows of a data set: from Hugging Face's hub, or from files on this machine (JSON lines, JSON, parquet)."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from rlhf_lib.args import InputError
 
 Row = dict[str, Any]
 SUFFIXES = (".jsonl", ".json", ".parquet")
+SPLIT_WORDS = {"train": "train", "validation": "validation", "valid": "validation", "dev": "validation", "test": "test"}
 
 
 def read_file(file: Path) -> list[Row]:
@@ -17,9 +19,9 @@ def read_file(file: Path) -> list[Row]:
             import pyarrow.parquet
 
             return pyarrow.parquet.read_table(file).to_pylist()
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         found = json.loads(text)
     except (OSError, ValueError) as error:  # pyarrow's and JSON's errors are ValueErrors
         raise InputError(f"data file {file} cannot be read ({str(error).splitlines()[0]}); get it again") from None
@@ -41,15 +43,34 @@ def files_in(folder: Path) -> list[Path]:
     return files
 
 
+def split_of(stem: str) -> str | None:
+    """The split that a file's name is, such as "train" or "test-00000-of-00001", or has as a word in it ("gsm8k_train")."""
+    words = [word for word in re.split(r"[^a-z]+", stem.lower()) if word]
+    named = [SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS]
+    return named[0] if len(set(named)) == 1 else None
+
+
 def local_splits(path: Path) -> dict[str, list[Row]]:
-    """Rows by split, which a file's name tells: "train-00000.parquet" is train; a file that names none is split "all"."""
+    """Rows by split of a file, or of a folder's files by their names; a file alone that names no split is split "all".
+
+    Files named for a split and nothing else ("train.jsonl", "test-00000-of-00002.parquet") go before others ("train_socratic").
+    """
+    if not path.is_dir():
+        if path.suffix not in SUFFIXES:
+            raise InputError(f"data={str(path)!r} is no data file; use {', '.join(SUFFIXES)}")
+        return {split_of(path.stem) or "all": read_file(path)}
+    files = files_in(path)
+    if len(files) == 1:
+        return {split_of(files[0].stem) or "all": read_file(files[0])}
+    exact = [file for file in files if re.fullmatch(r"(train|validation|valid|dev|test)(-\d+-of-\d+)?", file.stem.lower())]
     splits: dict[str, list[Row]] = {}
-    for file in files_in(path) if path.is_dir() else [path]:
-        if file.suffix not in SUFFIXES:
-            raise InputError(f"data={str(file)!r} is no data file; use {', '.join(SUFFIXES)}")
-        name = file.stem.lower()
-        split = next((split for split in ("train", "validation", "valid", "dev", "test") if split in name), "all")
-        split = {"valid": "validation", "dev": "validation"}.get(split, split)
+    for file in exact or files:
+        split = split_of(file.stem)
+        if split is None or (split in splits and not re.search(r"-\d+-of-\d+$", file.stem)):
+            raise InputError(
+                f"data={str(path)!r}: it is not clear which split {file.name} is; name files train.jsonl, test.jsonl and so "
+                "on, or give one file"
+            )
         splits.setdefault(split, []).extend(read_file(file))
     return splits
 

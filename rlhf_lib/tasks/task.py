@@ -44,7 +44,7 @@ class Task(ABC):
         """Prompts for evaluation, never drawn in training; None where the task has no right answers.
 
         `few_shot` worked examples from the training split, answered in `style`, go before each question. `split` is test, or
-        validation for what is watched during training; a task without a validation split gives its test split.
+        validation for what is watched during training; None for a split that there is not.
         """
         return None
 

@@ -6,10 +6,12 @@ from functools import cached_property
 from typing import Any
 
 from rlhf_lib.args import InputError, PromptArgs, require
-from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer
+from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer, parse_number
 from rlhf_lib.tasks.data_files import Row, load_splits
 from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
 from rlhf_lib.tasks.task import Prompts, Task
+
+VALIDATION = 100  # training problems that data without a validation split gives for watching a run
 
 
 class WordProblemTask(Task):
@@ -45,12 +47,21 @@ class WordProblemTask(Task):
         if rows is not None and not splits:
             first = self.unsplit_train
             splits = {"train": rows[:first], "test": rows[first:]} if first else {"test": rows}
+        found = {split: [self.read_row(i, row) for i, row in enumerate(rows)] for split, rows in splits.items() if rows}
+        train, watched = found.get("train", []), getattr(self.args, "eval_every", 0) > 0
+        if watched and "validation" not in found and len(train) >= 10 * VALIDATION:
+            found["train"], found["validation"] = train[:-VALIDATION], train[-VALIDATION:]
+        return found
+
+    def read_row(self, number: int, row: Row) -> WordProblem:
+        """A row as a problem, or an error that says which row it is."""
         try:
-            return {split: [self.read(row) for row in rows] for split, rows in splits.items() if rows}
-        except KeyError as error:
+            return self.read(row)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"no column {error}" if isinstance(error, KeyError) else f"a column that cannot be read ({error})"
             raise InputError(
-                f"data={self.args.data or self.hub_name!r} has no column {error} that task={self.name} reads; give data in "
-                f"the format of {self.hub_name}"
+                f"data={self.args.data or self.hub_name!r}: row {number + 1} has {what}; task={self.name} reads the format of "
+                f"{self.hub_name}"
             ) from None
 
     def problems(self, split: str) -> list[WordProblem]:
@@ -110,12 +121,15 @@ class WordProblemTask(Task):
         """The first training problems; the column "solution" has their worked solutions."""
         return self.as_prompts(self.problems("train")[:count])
 
-    def held_out(self, count: int, few_shot: int = 0, style: str | None = None, split: str = "test") -> Prompts:
+    def held_out(self, count: int, few_shot: int = 0, style: str | None = None, split: str = "test") -> Prompts | None:
         """The first problems of a split; a prompt that is too long for the context loses its beginning.
 
-        `few_shot` and `style` are those of the task's own arguments here.
+        None for a validation split that there is not: data without one gives its last VALIDATION training problems where the
+        arguments ask for accuracy during training (eval_every) and enough are left. `few_shot` and `style` are those of the
+        task's own arguments here.
         """
-        split = split if split in self.splits else "test"
+        if split == "validation" and split not in self.splits:
+            return None
         prompts = self.as_prompts(self.problems(split)[:count])
         return Prompts([self.cut_to_fit(prompt) for prompt in prompts.prompts], prompts.columns)
 
@@ -154,8 +168,8 @@ class Gsm8kTask(WordProblemTask):
 
     def read(self, row: Row) -> WordProblem:
         """The answer's last line is "#### 42"; calculator notes such as <<48/2=24>> are taken out."""
-        solution, _, answer = row["answer"].rpartition("####")
-        return WordProblem(row["question"].strip(), re.sub(r"<<[^>]*>>", "", solution).strip(), answer.strip())
+        solution, _, answer = str(row["answer"]).rpartition("####")
+        return WordProblem(str(row["question"]).strip(), re.sub(r"<<[^>]*>>", "", solution).strip(), answer.strip())
 
 
 class SvampTask(WordProblemTask):
@@ -167,7 +181,11 @@ class SvampTask(WordProblemTask):
 
     def read(self, row: Row) -> WordProblem:
         """The equation is the only solution there is."""
-        body, answer = row["Body"].strip(), f"{float(row['Answer']):g}"
+        number = parse_number(str(row["Answer"]))
+        if number is None:
+            raise ValueError(f"Answer {row['Answer']!r} is no number")
+        answer = str(number) if number.denominator == 1 else repr(float(number))
+        body = row["Body"].strip()
         body = body if body.endswith((".", "?", "!", ",")) else f"{body}."
         return WordProblem(f"{body} {row['Question'].strip()}", f"{row['Equation'].strip()} = {answer}", answer)
 
@@ -181,7 +199,7 @@ class MathQaTask(WordProblemTask):
     def read(self, row: Row) -> WordProblem:
         """The hub's columns (Problem, options, Rationale, correct), or a question with its options and an answer_value."""
         if "Problem" not in row:
-            return WordProblem(row["question"].strip(), row.get("rationale", "").strip(), row["answer_value"].strip())
+            return WordProblem(row["question"].strip(), row.get("rationale", "").strip(), str(row["answer_value"]).strip())
         return WordProblem(
             f"{row['Problem'].strip()}\n{row['options'].strip()}", row["Rationale"].strip(), row["correct"].strip()
         )

@@ -29,6 +29,7 @@ class ReftTrainer(RLHFTrainer):
     def build_models(self) -> tuple[Any, Any]:
         """The policy after the warm-up, and a frozen copy of it."""
         args = self.args
+        self.check_directory()
         self.model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
         started = time.perf_counter()
         self.warm_up()
@@ -51,9 +52,12 @@ class ReftTrainer(RLHFTrainer):
         optimizer = get_supervised_optimizer(
             model.get_base_model_trainable_params(), args.warmup_lr, args.weight_decay, args.optimizer
         )
+        started = time.perf_counter()
         for epoch in range(args.warmup_epochs):
             seed = random.Random(f"{args.seed}-{epoch}").getrandbits(32)
             for batch in minibatches(examples, args.warmup_batch_size, padding_id(model.tokenizer), seed):
+                if self.is_out_of_time(started):
+                    return
                 supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
 
     def rollout_phase(self) -> ReplayMemory:

@@ -2,6 +2,7 @@
 
 import random
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from rlhf_lib.preferences import (
     expected_calibration_error,
     make_comparisons,
 )
-from rlhf_lib.rewards import score
+from rlhf_lib.rewards import score, text_of
+from rlhf_lib.rewards.learned import last_message
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.runs import Run
 from rlhf_lib.tasks import Prompts, Task, task_of
@@ -88,17 +90,28 @@ def read_comparisons(file: str, kind: str) -> list[Pair] | list[Judged]:
         missing = [name for name in needed if name not in row]
         if missing:
             raise InputError(f"row {i + 1} of {file} lacks {', '.join(missing)}; kind={kind} reads {', '.join(needed)}")
-    return [read_pair(row) for row in rows] if kind == "bradley-terry" else [read_judged(row) for row in rows]
+    read = read_pair if kind == "bradley-terry" else read_judged
+    found = []
+    for i, row in enumerate(rows):
+        try:
+            found.append(read(row))
+        except (TypeError, ValueError, KeyError):
+            raise InputError(
+                f"row {i + 1} of {file} cannot be read ({str(row)[:80]}); prompts and completions are texts or lists of "
+                "messages, scores are numbers"
+            ) from None
+    return found
 
 
 def read_pair(row: Row) -> Pair:
-    """The two sides of a comparison."""
-    return Judged(row["prompt"], row["chosen"], 1.0), Judged(row["prompt"], row["rejected"], 0.0)
+    """The two sides of a comparison, plain or conversational."""
+    question = last_message(row["prompt"])
+    return Judged(question, text_of(row["chosen"]), 1.0), Judged(question, text_of(row["rejected"]), 0.0)
 
 
 def read_judged(row: Row) -> Judged:
-    """A completion with its score."""
-    return Judged(row["prompt"], row["completion"], float(row["score"]))
+    """A completion, plain or conversational, with its score."""
+    return Judged(last_message(row["prompt"]), text_of(row["completion"]), float(row["score"]))
 
 
 class RewardModelTrainer(Trainer):
@@ -110,6 +123,7 @@ class RewardModelTrainer(Trainer):
     def __init__(self, args: RewardModelArgs):
         torch.manual_seed(args.seed)
         self.args = args
+        self.check_directory()
         source = self.task.name if args.comparisons is None else Path(args.comparisons).stem
         self.run_name = f"{args.kind}-{source}-seed{args.seed}"
         started = time.perf_counter()
@@ -146,9 +160,8 @@ class RewardModelTrainer(Trainer):
             group_size = args.samples + args.with_solutions
             found = pairs_of(judged, group_size) if args.kind == "bradley-terry" else judged
             del self._policy
-        questions = list(dict.fromkeys(question_of(row) for row in found))
-        random.Random(args.seed).shuffle(questions)
-        held_out = set(questions[: len(questions) // 5])
+        questions = {question_of(row) for row in found}
+        held_out = {q for q in questions if zlib.crc32(f"{args.seed}-{q}".encode()) % 5 == 0}  # whatever else was sampled
         train = [row for row in found if question_of(row) not in held_out]
         test = [row for row in found if question_of(row) in held_out]
         if not train or not test:
@@ -190,6 +203,8 @@ class RewardModelTrainer(Trainer):
                 self.scheduler.step()
                 self.step += 1
                 self.log(loss=loss, grad_norm=norm)
+                if self.is_out_of_time(0.0):
+                    break
         self.model.eval()
         judged = self.measure()["judged"]
         self.log(held_out_judged=None if judged is None else judged.value)
@@ -233,7 +248,7 @@ class RewardModelTrainer(Trainer):
     def train(self) -> dict[str, Any]:
         """Run all epochs and save the model, with what it was trained as in its configuration."""
         self.model.model.config.reward_kind = self.args.kind
-        run = Run(self)
+        self.run = run = Run(self)
         for self.phase in run.phases():
             self.learning_phase()
         return run.finish()

@@ -68,6 +68,7 @@ class SftTrainer(Trainer):
     def __init__(self, args: SftArgs):
         torch.manual_seed(args.seed)
         self.args = args
+        self.check_directory()
         self.model = self.build_model()
         self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
         started = time.perf_counter()
@@ -107,8 +108,10 @@ class SftTrainer(Trainer):
     def with_own_solutions(self, prompts: Prompts) -> Prompts:
         """Offline self-training: the first model's own right solutions of every prompt, each different one once."""
         args, found = self.args, []
-        repeated = prompts.repeat(args.self_samples)
+        repeated, started = prompts.repeat(args.self_samples), time.perf_counter()
         for start in range(0, len(repeated), 128):
+            if self.is_out_of_time(started):
+                break
             part = repeated.slice(start, start + 128)
             sampled = rollout(
                 self.model, part.prompts, args.gen_len, temperature=args.temperature, prepend_bos=args.prepend_bos
@@ -136,13 +139,18 @@ class SftTrainer(Trainer):
                 self.scheduler.step()
                 self.step += 1
                 self.log(loss=loss, grad_norm=norm)
+                if self.is_out_of_time(0.0):
+                    break
 
     def train(self) -> dict[str, Any]:
-        """Run all epochs; with adapters the merged model is saved too, in merged/: what RL is to start from."""
-        run = Run(self)
+        """Run all epochs; with adapters the merged model is saved too, in merged/: what RL is to start from.
+
+        4-bit weights cannot take in adapters; `rlhf merge` then does it in bfloat16 or float32.
+        """
+        self.run = run = Run(self)
         for self.phase in run.phases():
             self.learning_phase()
         summary = run.finish()
-        if isinstance(self.model, TransformerWithLora):
+        if isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit":
             self.model.save_merged(run.directory.path / "merged")
         return summary

@@ -1,5 +1,6 @@
 """What every trainer shares: task, metrics, the accuracy of its policy, and a stop before a diverged update."""
 
+import time
 from functools import cached_property
 from typing import Any
 
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from rlhf_lib.args import InputError, TrainingArgs
 from rlhf_lib.evaluate import Accuracy, evaluate
-from rlhf_lib.runs import PhaseMetrics
+from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory
 from rlhf_lib.tasks import Task
 
 
@@ -26,6 +27,8 @@ class Trainer:
     model: Any
     step = 0
     phase = 0
+    run: Run | None = None
+    """What surrounds the training, once it has begun."""
     seconds_before_run = 0.0
     """Seconds of training or sampling that building the trainer took: they count as training time."""
 
@@ -74,6 +77,18 @@ class Trainer:
         """The figures of the run's headline, taken before and after training: accuracy sampled and greedy."""
         count = self.args.eval_problems
         return {"accuracy": self.accuracy(count, 1.0), "accuracy_greedy": self.accuracy(count, 0.0)}
+
+    def is_out_of_time(self, started: float) -> bool:
+        """Whether work that began at `started` (time.perf_counter), and what came before the run, has used up the budget."""
+        budget = self.args.budget
+        if budget is None:
+            return False
+        return self.run.budget_is_spent if self.run is not None else time.perf_counter() - started >= budget
+
+    def check_directory(self) -> None:
+        """Fail now, not after minutes of preparation, where the run's directory cannot be used."""
+        if self.args.output_dir is not None:
+            RunDirectory(self.args.output_dir, self.args, self.args.resume)
 
     def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
         """Raise before an update that would fill the weights with NaN."""

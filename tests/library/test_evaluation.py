@@ -136,7 +136,7 @@ def test_tables_over_seeds():
     assert "80.0 (70.0 to 90.0)" in found["accuracy"]
     assert "few-shot" in found["accuracy"]
     assert "few-shot" not in found["efficiency"]
-    assert "1 of 2 seeds" in found["efficiency"]
+    assert "16, 1 of 2 seeds" in found["efficiency"]
     assert "10.00" in found["stability"]
     assert over_seeds(outcomes[:2], lambda o: o.at_target("step")) == "–"
     assert outcomes[2].as_row()["seconds_to_target"] == 6.0
@@ -165,7 +165,7 @@ def test_a_whole_comparison(tmp_path, neo_dir, gsm8k_dir, roberta_dir, capsys):
     assert cli.main([str(word) for word in words]) == 0
     report = (tmp_path / "out" / "report.md").read_text()
     assert report in capsys.readouterr().out + "\n"
-    for part in ("## Accuracy", "## Efficiency", "## Stability", "rerank@2", "rlhf compare --task gsm8k"):
+    for part in ("## Accuracy", "## Efficiency", "## Stability", "rerank@2", "rlhf compare --task gsm8k --data"):
         assert part in report
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert [(row["method"], row["seed"]) for row in rows] == [("few-shot", "0"), ("sft", "0")]
@@ -174,6 +174,8 @@ def test_a_whole_comparison(tmp_path, neo_dir, gsm8k_dir, roberta_dir, capsys):
     made = (tmp_path / "out" / "sft-seed0" / "summary.json").stat().st_mtime_ns
     assert cli.main([str(word) for word in words]) == 0
     assert (tmp_path / "out" / "sft-seed0" / "summary.json").stat().st_mtime_ns == made
+    assert cli.main([str(word) for word in [*words, "--few-shot", 2]]) == 2
+    assert "holds a comparison with other arguments: few_shot=2 (was 1)" in capsys.readouterr().err
 
 
 def test_greedy_and_sampled_share_the_judge():

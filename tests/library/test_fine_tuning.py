@@ -7,7 +7,7 @@ import torch
 
 from rlhf_lib.advantages import compute_gae, compute_token_rewards
 from rlhf_lib.args import GrpoArgs, InputError, SftArgs
-from rlhf_lib.models import BridgedTransformer, TransformerWithLora
+from rlhf_lib.models import BridgedTransformer, TransformerWithLora, load_policy
 from rlhf_lib.optim import warmup_then_decay
 from rlhf_lib.runs.directory import read_json_lines
 from rlhf_lib.trainers import GrpoTrainer, SftTrainer
@@ -59,6 +59,14 @@ def test_rl_after_sft_with_adapters_has_the_sft_policy_as_reference(word_problem
     expected, _ = fine_tuned.model.forward_with_value_head(ids)
     torch.testing.assert_close(trainer.ref_model(ids), expected, atol=1e-4, rtol=1e-4)
     assert (fine_tuned.model(ids) - expected).abs().max() > 1e-2
+
+
+def test_adapters_on_some_maps_come_back(word_problems, tmp_path):
+    trainer = sft(tmp_path, **word_problems, epochs=1, lr=1e-2, lora_rank=4, lora_maps=("attn.q", "attn.v"))
+    trainer.train()
+    ids = torch.tensor([[1, 5, 9, 12, 40]])
+    again = load_policy(tmp_path / "run" / "model", "cpu")
+    torch.testing.assert_close(again.forward_with_value_head(ids)[0], trainer.model.forward_with_value_head(ids)[0])
 
 
 def test_the_saved_adapter_is_the_policy(word_problems, tmp_path):
@@ -209,6 +217,24 @@ def test_a_budget_ends_a_run_and_watching_does_not_count(make, tmp_path):
     parts = ("generate", "reward", "score", "train")
     assert record["seconds"] < 1.5 * sum(record[f"seconds_{part}"] for part in parts) + 0.5
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["interrupted"] is False
+
+
+def test_a_budget_ends_an_epoch_and_what_comes_before_it(tmp_path):
+    trainer = sft(tmp_path, problems=200, epochs=3, budget=0.05)
+    assert trainer.train()["phases"] == 1
+    assert trainer.step == 1
+    resumed = sft(tmp_path, problems=200, epochs=3, budget=0.05, resume=True)
+    resumed.train()
+    assert resumed.step == 1
+    sampled = sft(tmp_path, problems=400, self_samples=8, budget=0.01, gen_len=8, output_dir=str(tmp_path / "other"))
+    assert sampled.findings["own_right_share"] < 128 / 3200 + 1e-9
+
+
+def test_a_used_directory_is_refused_before_any_work(word_problems, tmp_path, monkeypatch):
+    sft(tmp_path, **word_problems, epochs=1).train()
+    monkeypatch.setattr(SftTrainer, "build_model", lambda self: pytest.fail("began to work"))
+    with pytest.raises(InputError, match="holds a run already"):
+        sft(tmp_path, **word_problems, epochs=1, self_samples=100)
 
 
 def test_four_bits(make):

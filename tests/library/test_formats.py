@@ -65,6 +65,13 @@ def test_multiline_and_hardened():
 def test_reft():
     texts = ["#### 7", "#### 8", "no idea", ""]
     assert reft_reward(["?"] * 4, texts, answer=["7"] * 4) == [1.0, 0.1, 0.0, 0.0]
+    assert reft_reward(["?"] * 3, ["(c)", "The answer is (b)", "I have 5"], answer=["c"] * 3) == [1.0, 0.1, 0.0]
+
+
+def test_a_list_mark_is_no_minus():
+    assert answers_match("- 18 eggs", "18")
+    assert answers_match("so 20 - 2 = 18", "18")
+    assert answers_match("-18", "-18")
 
 
 def test_length_aware():
@@ -95,7 +102,9 @@ def test_choosing_rewards():
     ("completion", "letter"),
     [
         ("<answer>c</answer>", "c"), ("The answer is (C) 27", "c"), ("so (a), no: option b", "b"), ("#### d", "d"),
-        (r"\boxed{E}", "e"), ("a cat sat", None), ("The answer is 27", None), ("the answer is c ) 27.5", "c"),
+        (r"\boxed{E}", "e"), (r"\boxed{\text{C}}", "c"), ("The answer is **C**", "c"), ("The answer is C\nDone.", "c"),
+        ("The answer is B because", "b"), ("The answer is a train", None), ("The answer is egg", None), ("a cat sat", None),
+        ("The answer is 27", None), ("the answer is c ) 27.5", "c"),
     ],
 )  # fmt: skip
 def test_option_letters(completion, letter):

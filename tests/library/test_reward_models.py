@@ -10,7 +10,7 @@ from rlhf_lib.args import InputError, RewardModelArgs
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.rewards.learned import reward_model_reward
 from rlhf_lib.trainers import RewardModelTrainer
-from rlhf_lib.trainers.reward_model import Judged, question_of
+from rlhf_lib.trainers.reward_model import Judged, question_of, read_pair
 
 
 def test_an_encoder_scores_as_transformers_does(roberta_dir):
@@ -56,6 +56,16 @@ def test_saving_and_loading(roberta_dir, tmp_path):
         assert rewards == pytest.approx(model.probability(["q"], ["a"]).tolist())
 
 
+def test_a_random_head_does_not_judge():
+    with pytest.raises(InputError, match="has no trained head"):
+        RewardModel.trained("pocket", device="cpu")
+
+
+def test_the_limit_is_saved(roberta_dir, tmp_path):
+    RewardModel(roberta_dir, device="cpu", longest=40).save_pretrained(tmp_path / "short")
+    assert RewardModel(tmp_path / "short", device="cpu").longest == 40
+
+
 def test_what_is_no_reward_model(tmp_path):
     with pytest.raises(InputError, match="reward model='/no/such'"):
         RewardModel("/no/such")
@@ -89,6 +99,9 @@ def test_comparisons_from_a_file(roberta_dir, tmp_path):
     common = {"comparisons": str(file), "reward_base": str(roberta_dir), "batch_size": 4, "epochs": 6, "lr": 1e-2}
     trainer = RewardModelTrainer(RewardModelArgs(**common, **options(tmp_path, margin=0.5, centring_coef=0.01)))
     assert trainer.train()["judged_after"]["value"] == 1.0
+    talk = {"prompt": [{"role": "user", "content": "q?"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}
+    better, worse = read_pair(talk)
+    assert (better, worse) == (Judged("q?", "a", 1.0), Judged("q?", "b", 0.0))
     with pytest.raises(InputError, match=r"row 1 of .* lacks completion, score"):
         RewardModelTrainer(RewardModelArgs(kind="regression", **common, **options(tmp_path)))
 

@@ -9,7 +9,7 @@ from rlhf_lib.args import InputError, PromptArgs, RLHFArgs
 from rlhf_lib.models.loading import BUNDLED
 from rlhf_lib.rewards import XML_REWARDS
 from rlhf_lib.tasks import Gsm8kTask, MathQaTask, SvampTask, task_of
-from rlhf_lib.tasks.data_files import load_splits
+from rlhf_lib.tasks.data_files import load_splits, local_splits
 from rlhf_lib.tasks.prompting import WordProblem, build_few_shot_prompt, build_prompt, cut_at_next_question, solution_text
 
 TEMPLATE = (
@@ -93,8 +93,10 @@ def test_mistakes_in_data(tmp_path):
         read("broken.jsonl", '{"question": ')
     with pytest.raises(InputError, match="no list of rows"):
         read("scalar.json", "3")
-    with pytest.raises(InputError, match="no column 'answer'"):
+    with pytest.raises(InputError, match="row 1 has no column 'answer'"):
         read("other.jsonl", '{"question": "a"}')
+    assert read("number.jsonl", '{"question": "a", "answer": 42}')["test"][0].answer == "42"
+    assert read("separator.jsonl", '{"question": "a\u2028b", "answer": "#### 1"}')["test"][0].question == "a\u2028b"
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"has no \.jsonl"):
         load_splits(str(tmp_path / "empty"), "x/y", None)
@@ -102,6 +104,28 @@ def test_mistakes_in_data(tmp_path):
         load_splits("./nowhere", "x/y", None)
     with pytest.raises(InputError, match="nor to be had from Hugging Face's hub"):
         load_splits("no-such/data-set", "x/y", None)
+
+
+def test_split_names(tmp_path):
+    row = json.dumps({"question": "q", "answer": "#### 1"}) + "\n"
+    for name in ("train", "train_socratic", "test", "test_socratic", "latest"):
+        (tmp_path / f"{name}.jsonl").write_text(row)
+    assert {split: len(rows) for split, rows in local_splits(tmp_path).items()} == {"train": 1, "test": 1}
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "test.jsonl").unlink()
+    with pytest.raises(InputError, match=r"not clear which split latest\.jsonl is"):
+        local_splits(tmp_path)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for i in range(2):
+        (shards / f"train-0000{i}-of-00002.jsonl").write_text(row)
+    assert len(local_splits(shards)["train"]) == 2
+
+
+@pytest.mark.parametrize(("answer", "text"), [("1,000", "1000"), (1234567, "1234567"), (2.5, "2.5"), ("3.0", "3")])
+def test_svamps_numbers_are_exact(answer, text):
+    row = {"Body": "b", "Question": "q?", "Equation": "e", "Answer": answer}
+    assert SvampTask().read(row).answer == text
 
 
 # Splits
@@ -112,7 +136,19 @@ def test_training_never_sees_the_test_split(gsm8k_dir):
     held_out = {problem.question for problem in task.problems("test")}
     seen = [prompt for phase in range(4) for prompt in task.draw(8, 0, phase).prompts] + task.worked(100).prompts
     assert not any(question in prompt for question in held_out for prompt in seen)
-    assert task.held_out(6, split="validation").columns == task.held_out(6).columns  # it has no validation split of its own
+    assert task.held_out(6, split="validation") is None
+
+
+def test_a_watched_run_sets_training_problems_aside(tmp_path):
+    rows = [{"question": f"{i}?", "answer": f"#### {i}"} for i in range(1000)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    watched = task_of(RLHFArgs(task="gsm8k", data=str(tmp_path), eval_every=1))
+    validation = {problem.question for problem in watched.problems("validation")}
+    assert len(validation) == 100
+    assert len(watched.problems("train")) == 900
+    assert not validation & {problem.question for problem in watched.problems("train")}
+    unwatched = task_of(RLHFArgs(task="gsm8k", data=str(tmp_path)))
+    assert len(unwatched.problems("train")) == 1000
 
 
 def test_phases_reproduce_and_differ(gsm8k_dir):

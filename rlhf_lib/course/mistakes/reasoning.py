@@ -214,9 +214,12 @@ BANK: dict[str, list[Mistake]] = {
         mistake("a completion without an answer raises an error", (f"answer is not None and {SAME}", SAME)),
         mistake(
             "an option's letter gets no treatment of its own",
-            ('len(reference.strip(" ()")) == 1 and option_letter(reference)', "False"),
+            ("is_option(reference)", "False"),
         ),
-        mistake('a letter in brackets, "(C)", is not seen to be an option', ('len(reference.strip(" ()"))', "len(reference)")),
+        mistake(
+            'a letter in brackets, "(C)", is not seen to be an option',
+            ("is_option(reference)", "len(reference) == 1 and option_letter(reference)"),
+        ),
         mistake("a letter is looked for where numbers are, in the usual order", (CONVENTION, "convention")),
         mistake("a letter is looked for everywhere, whatever the convention", (CONVENTION, '"letter"')),
         mistake(
