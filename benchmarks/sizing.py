@@ -3,7 +3,7 @@
     python benchmarks/sizing.py
 
 Prints the table and writes benchmarks/results/recipes.md. The formulas stand beside the numbers they give; the GPU is an A100
-with 80 GB: 312 TFLOP/s in bfloat16, of which 35% are taken to be reached in training, and 2 TB/s.
+with 80 GB: 312 TFLOP/s in bfloat16 and 156 in float32 (TF32), of which 35% are taken to be reached, and 2 TB/s.
 """
 
 from dataclasses import dataclass
@@ -50,21 +50,23 @@ MODELS = {
 
 
 def state_bytes(shape: Shape, rank: int | None, frozen_copy: bool) -> float:
-    """Weights in 2 bytes; trained in full also gradient (2) and AdamW's moments (2 + 2), and the frozen reference (2).
+    """Trained in full, in float32: weights, gradient and AdamW's two moments, 4 bytes each, and the frozen reference.
 
-    Adapters, in float32 with gradient and moments, have about 2 rank (width + 4 width) numbers in each of a layer's 7 maps.
+    Under adapters the weights are bfloat16. The adapters, in float32 with gradient and moments, have about 2.5 rank x width
+    numbers in each of a layer's 7 maps.
     """
     if rank is None:
-        return shape.parameters * (2 + 2 + 4 + 2 * frozen_copy)
+        return 4 * shape.parameters * (4 + frozen_copy)
     return shape.parameters * 2 + 16 * shape.layers * 7 * rank * 2.5 * shape.width
 
 
-def activation_bytes(shape: Shape, rows: int, tokens: int) -> float:
+def activation_bytes(shape: Shape, rows: int, tokens: int, number: int = 2) -> float:
     """Activations kept for the backward pass, rows x tokens x width x (34 + 5 heads tokens / width) bytes a layer.
 
-    Korthikanti et al. 2022, equation 2, with 2-byte activations and attention matrices held whole, as eager attention does.
+    Korthikanti et al. 2022, equation 2, with 2-byte numbers (scaled for `number` bytes) and attention matrices held whole, as
+    eager attention does.
     """
-    return shape.layers * rows * tokens * shape.width * (34 + 5 * shape.heads * tokens / shape.width)
+    return number / 2 * shape.layers * rows * tokens * shape.width * (34 + 5 * shape.heads * tokens / shape.width)
 
 
 def logit_bytes(shape: Shape, rows: int, tokens: int) -> float:
@@ -79,8 +81,11 @@ def rollout_seconds(shape: Shape, rows: int, gen_len: int, prompt: int) -> float
 
 
 def training_seconds(shape: Shape, tokens: float, adapters: bool) -> float:
-    """2 floating-point operations a parameter and token forward, 4 backward (2 with adapters: no gradient of the weights)."""
-    return (4 if adapters else 6) * shape.parameters * tokens / (FLOPS * REACHED)
+    """2 floating-point operations a parameter and token forward, 4 backward (2 with adapters: no gradient of the weights).
+
+    Full fine-tuning is in float32, which takes twice as long.
+    """
+    return (4 if adapters else 6 * 2) * shape.parameters * tokens / (FLOPS * REACHED)
 
 
 def size(name: str) -> tuple:
@@ -93,7 +98,7 @@ def size(name: str) -> tuple:
         rows = args.problems * args.samples
         sampling = rollout_seconds(shape, 128, args.gen_len, shape.prompt) * rows / 128
         training = training_seconds(head, args.epochs * rows * (shape.prompt + args.gen_len), adapters=False)
-        memory = 2 * shape.parameters + state_bytes(head, None, False) * 2 + activation_bytes(head, args.batch_size, 400)
+        memory = 2 * shape.parameters + state_bytes(head, None, False) + activation_bytes(head, args.batch_size, 400, 4)
         return (
             name,
             f"{args.base_model}, {args.reward_base}",
@@ -104,7 +109,7 @@ def size(name: str) -> tuple:
     tokens = shape.prompt + args.gen_len
     if algorithm == "sft":
         tokens = shape.prompt + 130  # a worked solution
-        memory = state_bytes(shape, rank, False) + activation_bytes(shape, args.batch_size, tokens)
+        memory = state_bytes(shape, rank, False) + activation_bytes(shape, args.batch_size, tokens, 4 if rank is None else 2)
         memory += logit_bytes(shape, args.batch_size, tokens)
         seconds = training_seconds(shape, args.problems * tokens, rank is not None)
         return (
@@ -114,10 +119,10 @@ def size(name: str) -> tuple:
             f"{seconds:.0f} (an epoch)",
             f"{args.epochs * seconds / 3600:.1f}",
         )
-    rows = args.minibatch_size
+    rows, number = args.minibatch_size, 4 if rank is None else 2
     # policy, reference and their KL: six copies, of the phase at once
     scoring = 1.5 * logit_bytes(shape, args.batch_size, args.gen_len + 1)
-    learning = activation_bytes(shape, rows, tokens) + logit_bytes(shape, rows, args.gen_len + 1)
+    learning = activation_bytes(shape, rows, tokens, number) + logit_bytes(shape, rows, args.gen_len + 1)
     memory = state_bytes(shape, rank, rank is None) + max(scoring, learning)
     seconds = rollout_seconds(shape, args.batch_size, args.gen_len, shape.prompt)
     seconds += 2 * 2 * shape.parameters * args.batch_size * tokens / (FLOPS * REACHED)

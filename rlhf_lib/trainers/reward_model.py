@@ -2,7 +2,6 @@
 
 import random
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,13 +154,17 @@ class RewardModelTrainer(Trainer):
         args = self.args
         if args.comparisons is not None:
             found = read_comparisons(args.comparisons, args.kind)
+            questions = [question_of(row) for row in found]
         else:
-            judged = sample_judged(self.policy, self.task, self.task.worked(args.problems), args)
+            prompts = self.task.worked(args.problems)
+            questions = prompts.columns.get("question", prompts.prompts)
+            judged = sample_judged(self.policy, self.task, prompts, args)
             group_size = args.samples + args.with_solutions
             found = pairs_of(judged, group_size) if args.kind == "bradley-terry" else judged
             del self._policy
-        questions = {question_of(row) for row in found}
-        held_out = {q for q in questions if zlib.crc32(f"{args.seed}-{q}".encode()) % 5 == 0}  # whatever else was sampled
+        questions = list(dict.fromkeys(questions))
+        random.Random(args.seed).shuffle(questions)
+        held_out = set(questions[: len(questions) // 5])  # the same on resume, whatever is sampled then
         train = [row for row in found if question_of(row) not in held_out]
         test = [row for row in found if question_of(row) in held_out]
         if not train or not test:

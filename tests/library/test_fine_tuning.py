@@ -8,7 +8,7 @@ import torch
 from rlhf_lib.advantages import compute_gae, compute_token_rewards
 from rlhf_lib.args import GrpoArgs, InputError, SftArgs
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora, load_policy
-from rlhf_lib.optim import warmup_then_decay
+from rlhf_lib.optim import adamw, warmup_then_decay
 from rlhf_lib.runs.directory import read_json_lines
 from rlhf_lib.trainers import GrpoTrainer, SftTrainer
 
@@ -244,3 +244,12 @@ def test_four_bits(make):
     assert abs(trainer.metrics.take()["sampler_gap"]) < 1e-3
     with pytest.raises(InputError, match="cannot take in an adapter"):
         trainer.model.save_merged("x")
+
+
+def test_the_eight_bit_optimiser_climbs():
+    pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
+    parameter = torch.nn.Parameter(torch.ones(5000))
+    optimizer = adamw("adamw8bit", [{"params": [parameter], "lr": 1e-2}], maximize=True, weight_decay=0.0)
+    parameter.sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.full((5000,), 1.01))
