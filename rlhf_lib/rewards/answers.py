@@ -15,7 +15,7 @@ LONGEST_TAIL = 4000  # characters at the end of a completion in which a last num
 LARGEST_EXPONENT = 300
 
 PLAIN = re.compile(
-    r"(?<![0-9.])[-+−]?\$?\s?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
+    r"(?<![0-9.])[-+−]?(?:\$\s?)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
     r"(?:\s?/\s?[0-9]+)?|(?<![0-9.])[-+−]?\$?\.[0-9]+(?:[eE][-+]?[0-9]{1,4})?"
 )
 SAYS = re.compile(r"the\s+(?:final\s+)?answer\s+is:?\s*", re.IGNORECASE)

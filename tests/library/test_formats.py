@@ -153,3 +153,37 @@ def test_no_reward_raises(text):
 def test_text_of_a_conversation():
     messages = [{"role": "assistant", "content": "a"}, {"role": "tool", "content": "b"}, {"role": "assistant", "content": "c"}]
     assert text_of(messages) == "ac"
+
+
+@pytest.mark.parametrize("conversational", [False, True])
+def test_trl_takes_them_unchanged(conversational, tmp_path):
+    trl = pytest.importorskip("trl", reason="needs trl (pip install trl)")
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    from rlhf_lib.models.loading import BUNDLED
+    from rlhf_lib.tasks import PocketTask
+
+    drawn = PocketTask().draw(4, 0, 0)
+    prompts = [[{"role": "user", "content": prompt}] for prompt in drawn.prompts] if conversational else drawn.prompts
+    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["pocket"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    trainer = trl.GRPOTrainer(
+        model=str(BUNDLED["pocket"]),
+        reward_funcs=list(REWARDS.values()),
+        args=trl.GRPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=4,
+            num_generations=4,
+            max_completion_length=40,
+            max_steps=1,
+            report_to=[],
+            use_cpu=True,
+            logging_steps=1,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": prompts, "answer": drawn.columns["answer"]}),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert {f"rewards/{reward.__name__}/mean" for reward in REWARDS.values()} <= set(logged)
