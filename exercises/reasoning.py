@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint a9f40a0c762f
+# Rendered by `rlhf course render`; fingerprint b4c908cc325e
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -104,7 +104,8 @@ def extract_hashes(completion: str) -> str | None:
 def parse_number(text: str) -> Fraction | None:
     """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
 
-    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts. None too for a text longer
+    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts; the printed
+    minus sign is one too. None too for a text longer
     than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
     """
     raise NotAttempted("parse_number", "chapters/6_reasoning.md, exercise 6.2")

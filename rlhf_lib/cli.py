@@ -182,10 +182,12 @@ def evaluate(rest: list[str]) -> int:
 
     from rlhf_lib.evaluate import evaluate as judge
     from rlhf_lib.evaluate import evaluate_samples
-    from rlhf_lib.evaluate.report import problem_rows, results_table, write_report
+    from rlhf_lib.evaluate.report import make_directory, problem_rows, results_table, write_report
     from rlhf_lib.models.reward_model import RewardModel
-    from rlhf_lib.tasks import task_of
+    from rlhf_lib.tasks import WordProblemTask, task_of
 
+    if args.output_dir:
+        make_directory(args.output_dir)
     model = load_model(args)
     task = task_of(args, model, args.gen_len)
     prompts = task.held_out(args.problems, args.few_shot, args.style if args.few_shot else None)
@@ -200,9 +202,16 @@ def evaluate(rest: list[str]) -> int:
         sampled = evaluate_samples(model, task, prompts, args.samples, **temperature, **options)
         table += sampled.table()
     title = f"{args.run or args.adapter or args.base_model} on {len(prompts)} held-out problems of {args.task}"
+    title += f" (prompt style {args.prompt_style}, few-shot {args.few_shot}, gen_len {args.gen_len})"
     print(f"{title}\n\n{results_table(table)}\n")
     for style, (share, accuracy) in greedy.by_style().items():
         print(f"  {style:10} {share:6.1%} of greedy answers, accuracy {accuracy}")
+    if isinstance(task, WordProblemTask) and args.few_shot:
+        fitted = task.examples_in(prompts)
+        mean = sum(fitted) / len(fitted)
+        print(
+            f"Worked examples that the context had room for: {min(fitted)} to {max(fitted)} of {args.few_shot}, mean {mean:.1f}"
+        )
     if greedy.cut_share > 0.2:
         print(f"Warning: {greedy.cut_share:.0%} of the greedy answers were cut at gen_len={args.gen_len}; raise --gen-len")
     if args.output_dir:

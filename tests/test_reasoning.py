@@ -145,6 +145,7 @@ def test_parse_number__whole_numbers_and_decimals(student):
         (f"{a}", a),
         (f"-{a}", -a),
         (f"+{a}", a),
+        (f"\u2212{a}", -a),
         (f"{a}.", a),
         (f"{a}.00", a),
         (f"{a}.{tenths}", a + Fraction(tenths, 10)),
@@ -284,7 +285,9 @@ def test_answers_match__a_convention_by_name(student):
 def test_answers_match__keys(student):
     """answer_key is the number, exactly, or the text without case and surrounding space; None where there is neither."""
     a, b = numbers(student, 2, 100)
-    for text, value in ((f"{a}", a), (f"${a}.00", a), (f" {a} {pick(student, THINGS)}\n", a), (f"{a}/{b}", Fraction(a, b))):
+    things = pick(student, THINGS)
+    dressed = ((f"{a}", a), (f"${a}.00", a), (f" {a} {things}\n", a), (f"{a}/{b}", Fraction(a, b)), ("0", 0), ("$0.00", 0))
+    for text, value in dressed:
         same_number(student, student.call("answer_key", text), value, f"the key of {brief(text)}")
     name = pick(student, NAMES)
     for text, key in ((name, name.lower()), (f"\n{name.upper()} ", name.lower()), ("", None), (" \n", None)):
@@ -1180,6 +1183,14 @@ def test_votes__without_an_answer(student):
     for empty in ([None, None, None], []):
         expect_index(student.call("majority_vote", empty), None, empty)
         expect_index(student.call("weighted_vote", empty, [0.5] * len(empty)), None, empty)
+
+
+def test_votes__zero_is_an_answer(student):
+    """The number 0 is an answer like any other; only None is none."""
+    other = keys_of(student, 1)[0]
+    answers = shuffled(student, [Fraction(0)] * 3 + [other] * 2)
+    expect_index(student.call("majority_vote", answers), answers.index(Fraction(0)), answers)
+    expect_index(student.call("weighted_vote", [Fraction(0)], [0.5]), 0, ["0: 0.5"])
 
 
 def test_votes__weights_are_summed(student):

@@ -355,8 +355,8 @@ def test_make_comparisons__nothing_to_compare(student):
 
 
 def test_make_comparisons__groups_that_are_not_whole(student):
-    """A number of completions that is no multiple of the group size is refused."""
-    for count, size in ((7, 3), (3, 4)):
+    """A number of completions that is no multiple of the group size is refused, and groups of one."""
+    for count, size in ((7, 3), (3, 4), (2, 1)):
         correct = [bool(flag) for flag in student.integers(0, 2, count)]
         refused(student, "make_comparisons", correct, size, what=f"{count} completions are not whole groups of {size}")
 

@@ -69,7 +69,7 @@ def merge(merged: ast.Module, library: ast.Module, targets: set[str], exercised:
     """The answer's tree, changed to have the library's version of every definition that is not under check.
 
     Within the class under check, the library's methods take the place of other exercises' methods and of missing ones; what the
-    answer's class has beyond that, such as its own constructor, stays.
+    answer's class has beyond that, such as its own constructor, stays. Without base classes of its own it gets the library's.
     """
     heads = {name.split(".")[0] for name in targets}
     last = {name: source.find(merged, name) for name in heads}  # a later definition takes an earlier one's place, as in Python
@@ -79,6 +79,8 @@ def merge(merged: ast.Module, library: ast.Module, targets: set[str], exercised:
             replace(merged.body, node)
         elif isinstance(node, ast.ClassDef):
             own = source.find(merged, node.name)
+            if own is not None and not own.bases:
+                own.bases = node.bases
             for method in node.body if own is not None else []:
                 name = f"{node.name}.{name_of(method)}"
                 if name not in targets and (name in exercised or not defines(own, name_of(method))):

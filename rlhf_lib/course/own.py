@@ -103,10 +103,10 @@ def lend_to_library(topic: str, names: dict[str, Any], tree: ast.Module) -> None
                         setattr(other, head, names[head])
             elif head not in used_by_main and "super()" not in ast.unparse(source.find(tree, name)):
                 setattr(library, method, vars(names[head])[method])
-            else:
+            elif head not in used_by_main:
                 continue
             lent.append(name)
-    print(f"Your own code in the library's place: {', '.join(lent) or 'none yet'}\n")
+    print(f"Your own code of this chapter at work: {', '.join(lent) or 'none yet'}\n")
 
 
 def inheriting(names: dict[str, Any], base: str) -> list[type]:

@@ -1,10 +1,11 @@
 """Judging completions of held-out problems: one each, or several to vote and choose among."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from rlhf_lib.evaluate.accuracy import Accuracy
 from rlhf_lib.rollouts import rollout
@@ -22,6 +23,8 @@ class Evaluation:
     styles: list[str | None]
     cut_share: float = 0.0
     """Share of completions that were cut at gen_len."""
+    votes: list[Hashable | None] = field(default_factory=list)
+    """What each completion answers; None where nothing can be read."""
 
     @property
     def accuracy(self) -> Accuracy:
@@ -52,13 +55,14 @@ def evaluate(
     generator = torch.Generator(model.device).manual_seed(seed)
     completions: list[str] = []
     cut = 0
-    for start in range(0, len(prompts), batch_size):
+    for start in tqdm(range(0, len(prompts), batch_size), "evaluating", leave=False, delay=5, disable=None):
         part = prompts.slice(start, start + batch_size)
         sampled = rollout(model, part.prompts, gen_len, temperature=temperature, prepend_bos=prepend_bos, generator=generator)
         completions += sampled.completions
         cut += sum(not ended for ended in sampled.ended)
-    styles = [task.style_of(completion) for completion in completions]
-    return Evaluation(prompts, completions, task.is_correct(prompts, completions), styles, cut / len(completions))
+    correct, styles = task.is_correct(prompts, completions), [task.style_of(completion) for completion in completions]
+    votes = [task.vote_of(completion) for completion in completions]
+    return Evaluation(prompts, completions, correct, styles, cut / len(completions), votes)
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def evaluate_samples(
         prompts,
         in_groups(judged.completions, samples),
         in_groups(judged.correct, samples),
-        in_groups([task.vote_of(completion) for completion in judged.completions], samples),
+        in_groups(judged.votes, samples),
         scores,
     )
 

@@ -27,7 +27,7 @@ button {{ font: inherit; margin-right: .5em; }}
 <h1>{title}</h1>
 {table}
 <p><button onclick="show('all')">all</button><button onclick="show('right')">right</button>
-<button onclick="show('wrong')">wrong</button> green: right, red: wrong</p>
+<button onclick="show('wrong')">wrong</button> when answered greedily; green: right, red: wrong</p>
 {problems}
 <script>
 function show(kind) {{
@@ -50,7 +50,11 @@ def problem_rows(greedy: Evaluation, sampled: SampledEvaluation | None) -> list[
         row = {
             "prompt": prompt,
             "answer": greedy.prompts.columns["answer"][i],
-            "greedy": {"completion": greedy.completions[i], "correct": greedy.correct[i]},
+            "greedy": {
+                "completion": greedy.completions[i],
+                "correct": greedy.correct[i],
+                "read": None if greedy.votes[i] is None else str(greedy.votes[i]),
+            },
         }
         if sampled is not None:
             scores = [None] * sampled.samples if sampled.scores is None else sampled.scores[i]
@@ -78,21 +82,28 @@ def page(title: str, table: list[tuple[str, Accuracy]], rows: list[dict[str, Any
         right = sum(sample["correct"] for sample in row.get("samples", []))
         share = f", {right} of {len(row['samples'])} samples right" if "samples" in row else ""
         problems.append(
-            f"<details data-greedy={kind}><summary>{i + 1}. {kind}{share}, answer {html.escape(row['answer'])}</summary>"
+            f"<details data-greedy={kind}><summary>{i + 1}. {kind}: expected {html.escape(row['answer'])}, read "
+            f"{html.escape(row['greedy']['read'] or 'none')}{share}</summary>"
             f"<pre>{html.escape(row['prompt'])}</pre>{''.join(blocks)}</details>"
         )
     return PAGE.format(title=html.escape(title), table=results_table(table, "html"), problems="\n".join(problems))
+
+
+def make_directory(directory: str) -> Path:
+    """The directory, made if it is missing; an error where that cannot be."""
+    path = Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output_dir={directory!r} cannot be written ({error.strerror}); choose another") from None
+    return path
 
 
 def write_report(
     directory: str, title: str, table: list[tuple[str, Accuracy]], rows: list[dict[str, Any]], about: dict[str, Any]
 ) -> Path:
     """results.json, table.md, problems.jsonl and samples.html in a directory, which is made if it is missing."""
-    path = Path(directory)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output_dir={directory!r} cannot be written ({error.strerror}); choose another") from None
+    path = make_directory(directory)
     figures = {name: figure.as_dict() for name, figure in table}
     write_atomically(path / "results.json", json.dumps({**about, "results": figures}, indent=2) + "\n")
     write_atomically(path / "table.md", f"{title}\n\n{results_table(table)}\n")

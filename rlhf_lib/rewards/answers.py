@@ -130,7 +130,8 @@ def extract_answer(completion: str, convention: str = "any") -> str | None:
 def parse_number(text: str) -> Fraction | None:
     """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
 
-    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts. None too for a text longer
+    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts; the printed
+    minus sign is one too. None too for a text longer
     than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
     """
     match = PLAIN.search(text[:LONGEST_ANSWER])

@@ -87,7 +87,8 @@ def plot_learning(runs: list[tuple[str, list[dict[str, Any]]]], file: Path, targ
     axis.axhline(100 * target, color="grey", linestyle="--", linewidth=1)
     axis.set(xlabel="seconds of training", ylabel="percent right, sampled", ylim=(-2, 102))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize="small")
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize="small")
     figure.savefig(file, dpi=130)
     plt.close(figure)
 

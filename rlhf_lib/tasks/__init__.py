@@ -46,6 +46,10 @@ def task_of(args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str =
     """
     if args.task in TASKS and issubclass(TASKS[args.task], WordProblemTask):
         room = None if model is None else model.cfg.n_ctx - gen_len - 1
+        require(
+            room is None or room > 0,
+            f"gen_len={gen_len} leaves no room for prompts in the model's context of {(room or 0) + gen_len + 1}; lower it",
+        )
         task: Task = TASKS[args.task](args, getattr(model, "tokenizer", None), room)
     else:
         task = make_task(args.task, prefix, reward_fn)

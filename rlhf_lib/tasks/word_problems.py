@@ -89,6 +89,10 @@ class WordProblemTask(Task):
         shots = [(shot.question, solution_text(shot, style)) for shot in self.examples if shot.question != problem.question]
         return build_prompt(problem.question, shots, style, self.room or 10**9, self.tokenizer)
 
+    def examples_in(self, prompts: Prompts) -> list[int]:
+        """How many of the worked examples each prompt had room for."""
+        return [sum(shot.question in prompt for shot in self.examples) for prompt in prompts.prompts]
+
     def fits(self, prompt: str) -> bool:
         """Whether a prompt leaves the completion its room in the context."""
         if self.room is None or self.tokenizer is None:

@@ -148,9 +148,11 @@ class SftTrainer(Trainer):
         4-bit weights cannot take in adapters; `rlhf merge` then does it in bfloat16 or float32.
         """
         self.run = run = Run(self)
+        if self.findings["examples_left_out"]:
+            run.say(f"{self.findings['examples_left_out']} examples left out: longer than longest or the model's context")
         for self.phase in run.phases():
             self.learning_phase()
         summary = run.finish()
         if isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit":
-            self.model.save_merged(run.directory.path / "merged")
+            print(f"Merged with its base model, for --base-model: {self.model.save_merged(run.directory.path / 'merged')}")
         return summary

@@ -160,6 +160,7 @@ def test_help_says_what_every_field_means(run):
         (["train", "reward-model", "--comparisons", "/no/such"], "is not a file"),
         (["train", "reward-model", "--kind", "verifier", "--margin", "1"], "leave them out"),
         (["train", "grpo", "--budget", "0"], "above 0 seconds"),
+        (["eval", "--output-dir", "/dev/null/x", "--problems", "2"], "cannot be written"),
         (["train", "grpo", "--critic-phases", "1"], "needs a critic"),
         (["train", "grpo", "--rewards", "correctness"], "need right answers"),
         (["train", "ppo", "--dtype", "bfloat16"], "would train nothing"),

@@ -194,4 +194,4 @@ def test_own_answers_work_in_the_librarys_place(checkout, monkeypatch, capsys):
     lend_to_library("reasoning", {"pass_at_k": lambda samples, correct, k: 42.0}, tree)
     assert judging.pass_at_k(4, 2, 1) == selection.pass_at_k(4, 2, 1) == 42.0
     assert judging.majority_vote is library
-    assert "in the library's place: pass_at_k" in capsys.readouterr().out
+    assert "of this chapter at work: pass_at_k" in capsys.readouterr().out

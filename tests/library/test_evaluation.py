@@ -88,7 +88,7 @@ class Visible(HTMLParser):
 def test_report_files(tmp_path):
     judged = sampled()
     hostile = "</pre><script>alert('x')</script>"
-    greedy = Evaluation(judged.prompts, ["1", hostile], [True, False], [None, None])
+    greedy = Evaluation(judged.prompts, ["1", hostile], [True, False], [None, None], 0.0, [1, None])
     table = [("greedy", greedy.accuracy), *judged.table()]
     directory = write_report(str(tmp_path / "out"), "A title", table, problem_rows(greedy, judged), {"arguments": {"k": 4}})
     results = json.loads((directory / "results.json").read_text())
@@ -101,6 +101,7 @@ def test_report_files(tmp_path):
     assert page.tags.count("script") == 1
     assert page.tags.count("details") == 2
     assert hostile in page.text
+    assert "expected 2, read none" in page.text
     assert "50.0" in results_table(table)
 
 
@@ -165,7 +166,7 @@ def test_a_whole_comparison(tmp_path, neo_dir, gsm8k_dir, roberta_dir, capsys):
     assert cli.main([str(word) for word in words]) == 0
     report = (tmp_path / "out" / "report.md").read_text()
     assert report in capsys.readouterr().out + "\n"
-    for part in ("## Accuracy", "## Efficiency", "## Stability", "rerank@2", "rlhf compare --task gsm8k --data"):
+    for part in ("## Accuracy", "## Efficiency", "## Stability", "rerank@2", "rlhf compare", "--task gsm8k", "--data"):
         assert part in report
     rows = list(csv.DictReader((tmp_path / "out" / "results.csv").open()))
     assert [(row["method"], row["seed"]) for row in rows] == [("few-shot", "0"), ("sft", "0")]

@@ -103,7 +103,7 @@ def test_comparisons_from_a_file(roberta_dir, tmp_path):
     better, worse = read_pair(talk)
     assert (better, worse) == (Judged("q?", "a", 1.0), Judged("q?", "b", 0.0))
     with pytest.raises(InputError, match=r"row 1 of .* lacks completion, score"):
-        RewardModelTrainer(RewardModelArgs(kind="regression", **common, **options(tmp_path)))
+        RewardModelTrainer(RewardModelArgs(kind="regression", **common, **options(tmp_path / "other")))
 
 
 def test_the_data_sets_own_solutions_help_a_weak_policy(neo_dir, gsm8k_dir, roberta_dir, tmp_path):

@@ -133,7 +133,8 @@ BANK: dict[str, list[Mistake]] = {
             "every comma is taken out beforehand, so that 12,34 becomes 1234",
             ("PLAIN.search(text[:LONGEST_ANSWER])", 'PLAIN.search(text[:LONGEST_ANSWER].replace(",", ""))'),
         ),
-        mistake("the sign is lost", (r"[\s$,]", r"[\s$,]|^[-+]")),
+        mistake("the sign is lost", (r"[\s$,]", r"[\s$,]|^[-+−]")),
+        mistake("the minus sign of print, \u2212, is not made a hyphen", ('.replace("−", "-")', "")),
         mistake(
             "the last of several numbers is taken, not the first",
             ("number = ", "*_, match = PLAIN.finditer(text)\n    number = "),
@@ -187,6 +188,10 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "answers_match": [
+        mistake(
+            "a key of 0 is taken for none, so that 0 and 0.0 are different texts",
+            ("if number is not None:\n        return number", "if number:\n        return number"),
+        ),
         mistake(
             "answers are compared as texts, so that 18.0 is not 18",
             (SAME, "answer == (reference if expected is None else expected)"),
@@ -282,6 +287,10 @@ BANK: dict[str, list[Mistake]] = {
         mistake("the key is always the text, even of a number", ("if number is not None:", "if False:")),
     ],
     "five_rewards": [
+        mistake(
+            "the text that follows the last closing tag counts at least 0, also where its free line break is missing",
+            ('(len(text.split("\\n</answer>")[-1]) - 1) * closed', 'max(0, len(text.split("\\n</answer>")[-1]) - 1) * closed'),
+        ),
         mistake(
             "answers are compared as texts, so that $18.00 is not 18",
             ('answers_match(text_of(completion), right, "xml")', "tagged_answer(completion) == right"),
@@ -782,6 +791,7 @@ BANK: dict[str, list[Mistake]] = {
         mistake("a negative number of right ones is not refused", ("not 0 <= correct <= samples", "not correct <= samples")),
     ],
     "votes": [
+        mistake("an answer of 0 is taken for none", ("if answer is not None:", "if answer:")),
         mistake(
             "completions without answer vote, and may win",
             ("if answer is not None:", "if True:"),
