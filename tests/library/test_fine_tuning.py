@@ -188,7 +188,9 @@ def test_self_training_learns_from_right_completions_alone(make):
 
 
 def test_critic_pretraining_changes_the_head_alone_and_helps_it(make, tmp_path):
-    trainer = make("ppo", task="pocket", base_model="pocket", gen_len=30, batch_size=64, critic_phases=4, total_phases=3)
+    trainer = make(
+        "ppo", task="pocket", base_model="pocket", gen_len=30, batch_size=48, critic_phases=3, total_phases=3, budget=0.01
+    )
     base = [p.detach().clone() for p in trainer.model.base_model_params()]
     head = [p.detach().clone() for p in trainer.model.get_value_head_params()]
     untrained = trainer.rollout_phase()
