@@ -14,20 +14,18 @@ from rlhf_lib.args.rules import (
     require_share,
 )
 from rlhf_lib.args.saved import from_json, to_json
+from rlhf_lib.args.supervised import PretrainArgs, RewardModelArgs, SftArgs
 from rlhf_lib.args.training import (
     GEN_LEN,
     LORA_MAPS,
     CommonArgs,
     GrpoArgs,
     LoraArgs,
-    PretrainArgs,
     PromptArgs,
     ReftArgs,
-    RewardModelArgs,
     RLHFArgs,
     RunArgs,
     SelfTrainingArgs,
-    SftArgs,
     TaskArgs,
     TrainingArgs,
 )

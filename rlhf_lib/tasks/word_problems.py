@@ -2,6 +2,7 @@
 
 import random
 import re
+from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -35,9 +36,9 @@ class WordProblemTask(Task):
         self.reward_fns = XML_REWARDS if xml else (correctness_reward,)
         self.reward_weights = (1.0,) * len(self.reward_fns)
 
+    @abstractmethod
     def read(self, row: Row) -> WordProblem:
         """A row of the data set as a problem."""
-        raise NotImplementedError
 
     @cached_property
     def splits(self) -> dict[str, list[WordProblem]]:

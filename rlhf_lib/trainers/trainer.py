@@ -1,6 +1,7 @@
 """What every trainer shares: task, metrics, the accuracy of its policy, and a stop before a diverged update."""
 
 import time
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ class TrainingDiverged(InputError):
     """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
 
 
-class Trainer:
+class Trainer(ABC):
     """A phase is a round of learning, after which a Run writes metrics, samples and checkpoints.
 
     A subclass sets args, run_name, model, optimizer and scheduler, and gives make_task, samples_per_phase and train.
@@ -32,9 +33,9 @@ class Trainer:
     seconds_before_run = 0.0
     """Seconds of training or sampling that building the trainer took: they count as training time."""
 
+    @abstractmethod
     def make_task(self) -> Task:
         """Prompts and rewards."""
-        raise NotImplementedError
 
     @cached_property
     def task(self) -> Task:
@@ -57,9 +58,9 @@ class Trainer:
         return {}
 
     @property
+    @abstractmethod
     def samples_per_phase(self) -> int:
         """Completions or examples that a phase learns from."""
-        raise NotImplementedError
 
     def log(self, **values: float | Tensor | None) -> None:
         """Log metrics of this phase by name; several observations of one are averaged."""

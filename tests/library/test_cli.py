@@ -114,9 +114,9 @@ def test_help_says_what_every_field_means(run):
     import ast
     import inspect
 
-    from rlhf_lib.args import commands, training
+    from rlhf_lib.args import commands, supervised, training
 
-    nodes = [node for module in (commands, training) for node in ast.parse(inspect.getsource(module)).body]
+    nodes = [node for module in (commands, supervised, training) for node in ast.parse(inspect.getsource(module)).body]
     for node in nodes:
         if isinstance(node, ast.ClassDef):
             body = node.body
