@@ -218,9 +218,8 @@ def _seed():
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(
-        key=lambda item: "test_course_checkers" not in item.nodeid
-    )  # the slowest first, so that both processes end together
+    # the slowest first, so that both processes end together
+    items.sort(key=lambda item: "test_course_checkers" not in item.nodeid)
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
