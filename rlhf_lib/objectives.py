@@ -15,6 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lib.args import InputError
+from rlhf_lib.engine import sped_up_by
+from rlhf_lib.engine.logits import expected_logprobs
 
 Reduction = Literal["token", "sequence", "constant"]
 Mask = Float[Tensor, "batch gen"] | None
@@ -139,6 +141,7 @@ def token_kl(
     return plogq(logprobs, logprobs) - plogq(logprobs, ref_logprobs)
 
 
+@sped_up_by(expected_logprobs)
 def plogq(
     logprobs: Float[Tensor, "batch gen vocab"], other_logprobs: Float[Tensor, "batch gen vocab"]
 ) -> Float[Tensor, "batch gen"]:

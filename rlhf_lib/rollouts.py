@@ -18,7 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
+from rlhf_lib import engine
 from rlhf_lib.args import InputError
+from rlhf_lib.engine import sped_up_by
 from rlhf_lib.models import encode_prompts, padding_id
 
 
@@ -195,6 +197,28 @@ class Decoded:
     sampler_logprobs: Float[Tensor, "batch gen"]
 
 
+def decode_fast(
+    decoder: Any,
+    ids: Int[Tensor, "batch prefix"],
+    gen_len: int,
+    end_ids: list[int],
+    pad_id: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Any:
+    """`decode` for the models that the engine covers: same tokens from the same random numbers, fewer operations."""
+    if type(decoder) is not Decoder or decoder.cache is not None:
+        return NotImplemented
+    truncate = (lambda logits: truncate_logits(logits, top_k, top_p)) if top_k or top_p else None
+    sampler = engine.Sampler(len(ids), temperature, truncate, generator)
+    columns = engine.decode(decoder.model, ids, decoder.attention_mask, gen_len, end_ids, pad_id, sampler)
+    return NotImplemented if columns is None else Decoded(*columns)
+
+
+@sped_up_by(decode_fast)
 @torch.no_grad()
 def decode(
     decoder: Callable[[Int[Tensor, "batch new"]], Float[Tensor, "batch vocab"]],

@@ -9,6 +9,7 @@ from typing import Any
 from rlhf_lib.args import InputError
 from rlhf_lib.course import NotAttempted, source
 from rlhf_lib.course.manifest import checkout_root, load_course, local_name
+from rlhf_lib.engine import use_plain_formulas
 
 
 def is_attempted(tree: ast.Module, name: str) -> bool:
@@ -26,6 +27,7 @@ def run_own(topic: str, names: dict[str, Any]) -> None:
         sys.exit(f"python -m exercises.{topic} needs what is still to be written: {', '.join(missing)}; rlhf course status")
     use_own_answers(topic, names)
     lend_to_library(topic, names, tree)
+    use_plain_formulas()  # so that what runs is what is written
     try:
         names["main"]()
     except (NotAttempted, InputError) as error:

@@ -61,9 +61,17 @@ def first_line(node: Definition) -> int:
     return min([node.lineno, *(d.lineno for d in node.decorator_list)])
 
 
+def shortcuts(node: ast.AST) -> list[ast.expr]:
+    """The decorators that name a faster way underneath: no part of what is studied."""
+    decorators = [d for part in ast.walk(node) for d in getattr(part, "decorator_list", [])]
+    return [d for d in decorators if isinstance(d, ast.Call) and ast.unparse(d.func) == "sped_up_by"]
+
+
 def text_of(text: str, node: Definition) -> str:
-    """The definition's lines."""
-    return "\n".join(text.split("\n")[first_line(node) - 1 : node.end_lineno])
+    """The definition's lines, without its shortcuts."""
+    left_out = {line for d in shortcuts(node) for line in range(d.lineno, d.end_lineno + 1)}
+    lines = enumerate(text.split("\n")[: node.end_lineno], start=1)
+    return "\n".join(line for number, line in lines if number >= first_line(node) and number not in left_out)
 
 
 def body_start(node: ast.FunctionDef) -> int:
@@ -89,7 +97,9 @@ def is_property(node: Definition) -> bool:
 
 def names_used(tree: ast.AST) -> set[str]:
     """All names that code reads, builtins left out."""
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    left_out = {id(name) for decorator in shortcuts(tree) for name in ast.walk(decorator)}
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in left_out)
+    used = {node.id for node in names if isinstance(node.ctx, ast.Load)}
     return {name for name in used if not hasattr(builtins, name)}
 
 

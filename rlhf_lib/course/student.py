@@ -20,6 +20,7 @@ from rlhf_lib.course import NotAttempted
 from rlhf_lib.course.assemble import FOREIGN, Implementation
 from rlhf_lib.course.expect import Wrong, show
 from rlhf_lib.course.shapes import in_plain_words
+from rlhf_lib.engine import plain_formulas
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,9 +208,10 @@ class Student:
         return result
 
     def guarded(self, work: Callable[[], Any]) -> Any:
-        """Run code of the student's, and turn what it raises into Wrong with the student's own lines."""
+        """Run code of the student's as it is written, and turn what it raises into Wrong with the student's own lines."""
         try:
-            return work()
+            with plain_formulas():
+                return work()
         except (Wrong, NotAttempted):
             raise
         except TypeCheckError as error:

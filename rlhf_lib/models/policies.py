@@ -19,11 +19,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lib.args import LORA_MAPS, InputError
+from rlhf_lib.engine import Pass, fast_model
 from rlhf_lib.lora.adapter import LoraHooks
 from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.models import loading
 
 HEAD_FILE = "value_head.safetensors"
+
+
+OWN_HOOKS = {
+    f"{maker}.<locals>.{name}"
+    for maker, name in (
+        ("adapter_hooks", "remember_input"),
+        ("adapter_hooks", "add_output"),
+        ("WithValueHead.value_head_hook", "read_values"),
+    )
+}
+
+
+def is_own(hook: Callable) -> bool:
+    """Whether a hook is the library's own, which the engine computes without hooks."""
+    return hook.__module__.startswith("rlhf_lib.") and hook.__qualname__ in OWN_HOOKS
 
 
 def forward_with_hooks(
@@ -106,6 +122,9 @@ class BridgedTransformer(nn.Module):
     ) -> Float[Tensor, "batch kept vocab"]:
         """Logits of the plain base model in float32; `logits_to_keep` asks for the last so many positions only."""
         self.refuse_if_merged("the plain call")
+        fast = self.fast_pass([], ids, attention_mask, logits_to_keep)
+        if fast is not None:
+            return fast.logits
         return forward_with_hooks(self.base_model, [], ids, attention_mask, logits_to_keep=logits_to_keep)
 
     def forward_with_value_head(
@@ -117,8 +136,32 @@ class BridgedTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
         """Logits of the policy and the value of every position (None without a head), from one pass; no hook remains."""
         self.refuse_if_merged("forward_with_value_head")
-        logits = forward_with_hooks(self.base_model, self.fwd_hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
+        hooks = self.fwd_hooks
+        fast = self.fast_pass(hooks, ids, attention_mask, logits_to_keep)
+        if fast is not None:
+            return fast.logits, self.values_of_fast_pass(fast)
+        logits = forward_with_hooks(self.base_model, hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
         return logits, self.values_of_pass()
+
+    def fast_pass(
+        self,
+        hooks: list[tuple[str, Callable]],
+        ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None,
+        logits_to_keep: int | None,
+    ) -> Pass | None:
+        """The pass that these hooks would make, by the engine; None where it does not cover the model or a hook."""
+        if not all(is_own(function) for _, function in hooks):
+            return None
+        model = fast_model(self.base_model.original_model)
+        lora = getattr(self, "lora", None)
+        adapters = dict(lora.adapters) if hooks and lora is not None else {}
+        return None if model is None else model.run(ids, attention_mask, logits_to_keep, adapters)
+
+    def values_of_fast_pass(self, fast: Pass) -> Float[Tensor, "batch seq"] | None:
+        """What the value head, where there is one, makes of a fast pass."""
+        head = getattr(self, "value_head", None)
+        return None if head is None else fast.everywhere(head(fast.hidden.float())[:, 0])
 
     def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
         """The values that the last pass with hooks gave; None without a head."""

@@ -11,6 +11,7 @@ ROOT = Path(rlhf_lib.__file__).parent
 ORDER = [  # floor by floor, from the ground up; a module may import what stands before it
     ["args"],
     ["recipes", "files"],
+    ["engine"],
     ["objectives", "preferences", "supervised"],
     ["advantages"],
     ["memory"],

@@ -1,0 +1,24 @@
+"""Fast passes underneath the plain formulas: rollouts, forward passes and full-vocabulary numbers that cost less.
+
+Nothing here defines anything: every result is that of a plain function elsewhere in the library, to within rounding, and the
+tests in tests/library/test_engine.py hold the two equal. `with plain_formulas():` leaves the plain ones alone.
+"""
+
+from rlhf_lib.engine.decoding import Sampler
+from rlhf_lib.engine.logits import DeferredLogits, expected
+from rlhf_lib.engine.model import Pass, decode, fast_model
+from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, tell_once, use_plain_formulas
+
+__all__ = [
+    "DeferredLogits",
+    "Pass",
+    "Sampler",
+    "decode",
+    "expected",
+    "fast_model",
+    "is_fast",
+    "plain_formulas",
+    "sped_up_by",
+    "tell_once",
+    "use_plain_formulas",
+]

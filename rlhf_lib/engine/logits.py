@@ -1,0 +1,305 @@
+"""Logits that are computed when they are asked for, and no more of them at a time than fit.
+
+A language model's logits [batch kept vocab] are the largest tensor of a training step, and nothing of them is needed but a
+few numbers a token: a log-probability, an entropy, a divergence. `DeferredLogits` stands in their place. It holds the vectors
+that the unembedding reads, and computes such numbers either from logits of the real tokens alone, where those are small, or
+in chunks over tokens, forward and backward, so that the peak no longer grows with batch x gen x vocab. The plain formulas
+run on it as they are written: slicing, dividing by a temperature, log_softmax and gather are deferred too. Whatever
+else is asked of it gets ordinary logits; positions without a token are 0 in them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf_lib.engine.weights import Weights
+
+DENSE_NUMBERS = 2**23  # logits up to this many (32 MB) are computed at once and kept for the backward pass
+CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**26}  # how many logits a chunk has beyond that
+
+
+@dataclass
+class Source:
+    """Vectors that a model's unembedding turns into logits; views of the same logits share what was computed of them."""
+
+    weights: Weights
+    hidden: Float[Tensor, "tokens width"]
+    dense: dict[tuple[float, bool], Float[Tensor, "tokens vocab"]] = field(default_factory=dict)
+
+    @property
+    def vocab(self) -> int:
+        """Size of the vocabulary."""
+        return self.weights.unembedding.weight.shape[0]
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all logits may exist at once."""
+        return len(self.hidden) * self.vocab <= DENSE_NUMBERS
+
+    def at_once(self, temperature: float, normalised: bool) -> Float[Tensor, "tokens vocab"]:
+        """All logits / temperature, or their log-softmax; computed once."""
+        key = (temperature, normalised)
+        if key not in self.dense:
+            if normalised:
+                self.dense[key] = self.at_once(temperature, False).log_softmax(dim=-1)
+            elif temperature != 1:
+                self.dense[key] = self.at_once(1.0, False) / temperature
+            else:
+                self.dense[key] = self.weights.unembed(self.hidden)
+        return self.dense[key]
+
+
+@dataclass(frozen=True)
+class View:
+    """Some positions of a source's logits, divided by a temperature, perhaps normalised."""
+
+    source: Source
+    index: Int[Tensor, "batch kept"]
+    """Each position's vector; -1 where there is no token."""
+    temperature: float = 1.0
+    normalised: bool = False
+
+    def rows(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocab"]:
+        """The values of some vectors."""
+        logits = self.source.weights.unembed(hidden) / self.temperature
+        return logits.log_softmax(dim=-1) if self.normalised else logits
+
+
+class DeferredLogits(Tensor):
+    """A tensor [batch kept vocab] of logits, or of their log-softmax, that is not there until something needs it."""
+
+    view_: View
+
+    @staticmethod
+    def __new__(cls, view: View) -> "DeferredLogits":
+        """A tensor without storage."""
+        shape = (*view.index.shape, view.source.vocab)
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.float32, device=view.index.device)
+        made.view_ = view
+        return made
+
+    def __init__(self, view: View):
+        pass
+
+    @classmethod
+    def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), options: dict[str, Any] | None = None) -> Any:
+        """What is known to defer is deferred; metadata are read off; all else gets ordinary tensors."""
+        options = options or {}
+        if function in DEFERRED and isinstance(args[0], DeferredLogits):
+            result = DEFERRED[function](*args, **options)
+            if result is not NotImplemented:
+                return result
+        if function in METADATA:
+            with torch._C.DisableTorchFunctionSubclass():
+                return function(*args, **options)
+        return function(*ordinary(args), **dict(zip(options, ordinary(options.values()), strict=True)))
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Callable, types: Any, args: tuple = (), options: dict[str, Any] | None = None) -> Any:
+        """What reaches torch's own code gets ordinary logits."""
+        return function(*ordinary(args), **dict(zip(options or {}, ordinary((options or {}).values()), strict=True)))
+
+    def __repr__(self) -> str:
+        return f"DeferredLogits(shape={tuple(self.shape)})"
+
+    def materialised(self) -> Float[Tensor, "batch kept vocab"]:
+        """Ordinary logits, 0 at positions without a token."""
+        view = self.view_
+        real = view.index >= 0
+        values = view.rows(view.source.hidden[view.index[real]])
+        out = values.new_zeros(*view.index.shape, view.source.vocab)
+        out[real] = values
+        return out
+
+    def __getitem__(self, item: Any) -> Tensor:
+        """Rows and positions are chosen without computing anything."""
+        parts = item if isinstance(item, tuple) else (item,)
+        if len(parts) > 2 or not all(isinstance(part, (slice, Tensor)) for part in parts):
+            return self.materialised()[item]
+        index = self.view_.index[item]
+        return DeferredLogits(replace(self.view_, index=index)) if index.ndim == 2 else self.materialised()[item]
+
+    def __truediv__(self, other: Any) -> Tensor:
+        """Logits at a temperature."""
+        if self.view_.normalised or not isinstance(other, (int, float)):
+            return self.materialised() / other
+        return DeferredLogits(replace(self.view_, temperature=self.view_.temperature * other))
+
+    def float(self) -> "DeferredLogits":
+        """Logits are float32 already."""
+        return self
+
+    def detach(self) -> "DeferredLogits":
+        """The same without gradients."""
+        source = self.view_.source
+        cut = replace(source, hidden=source.hidden.detach(), dense={k: v.detach() for k, v in source.dense.items()})
+        return DeferredLogits(replace(self.view_, source=cut))
+
+    def to(self, *args: Any, **options: Any) -> Tensor:
+        """Where they are, they stay as they are; elsewhere ordinary logits."""
+        if args == (self.view_.index.device,) and not options:
+            return self
+        return self.materialised().to(*args, **options)
+
+    def log_softmax(self, dim: int = -1) -> Tensor:
+        """Log-probabilities, deferred likewise."""
+        if dim not in (-1, 2):
+            return self.materialised().log_softmax(dim=dim)
+        return DeferredLogits(replace(self.view_, normalised=True))
+
+    def gather(self, dim: int, index: Int[Tensor, "batch kept picked"]) -> Float[Tensor, "batch kept picked"]:
+        """The entry of one token id a position."""
+        if dim not in (-1, 2) or index.shape[-1] != 1:
+            return self.materialised().gather(dim, index)
+        return picked(self.view_, index[..., 0]).unsqueeze(-1)
+
+
+def ordinary(parts: Iterable[Any]) -> list[Any]:
+    """The same with ordinary logits in place of deferred ones, those in lists included."""
+    return [
+        part.materialised()
+        if isinstance(part, DeferredLogits)
+        else type(part)(ordinary(part))
+        if isinstance(part, (list, tuple))
+        else part
+        for part in parts
+    ]
+
+
+def known(kind: str) -> Callable:
+    """A method of DeferredLogits under a function of torch's; deferred only for what the method takes."""
+    return lambda logits, *args, **options: getattr(DeferredLogits, kind)(logits, *args, **options)
+
+
+DEFERRED: dict[Any, Callable] = {
+    torch.log_softmax: known("log_softmax"),
+    torch.nn.functional.log_softmax: lambda logits, dim=None, *_, **__: logits.log_softmax(dim),
+    torch.gather: known("gather"),
+    torch.div: known("__truediv__"),
+}
+METADATA = {
+    Tensor.shape.__get__,
+    Tensor.dtype.__get__,
+    Tensor.device.__get__,
+    Tensor.ndim.__get__,
+    Tensor.layout.__get__,
+    Tensor.requires_grad.__get__,
+    Tensor.is_cuda.__get__,
+    Tensor.size,
+    Tensor.dim,
+    Tensor.__len__,
+    Tensor.numel,
+    Tensor.is_floating_point,
+}
+
+
+def picked(view: View, tokens: Int[Tensor, "batch kept"]) -> Float[Tensor, "batch kept"]:
+    """One entry of every position; 0 at positions without a token."""
+    real = view.index >= 0
+    rows, ids = view.index[real], tokens[real]
+    if view.source.is_small:
+        values = view.source.at_once(view.temperature, view.normalised)[rows, ids]
+    else:
+        values = chunked(lambda chunk, places: chunk.gather(1, ids[places, None])[:, 0], view, rows)
+    return spread(values, real)
+
+
+def expected_logprobs(logprobs: Tensor, other_logprobs: Tensor) -> Any:
+    """Expectation of log q under p for deferred log-probabilities of both; NotImplemented for anything else."""
+    if not (isinstance(logprobs, DeferredLogits) and isinstance(other_logprobs, DeferredLogits)):
+        return NotImplemented
+    view, other = logprobs.view_, other_logprobs.view_
+    if not (view.normalised and other.normalised) or (other.source is not view.source and other.source.hidden.requires_grad):
+        return NotImplemented
+    return expected(view, other)
+
+
+def expected(view: View, other: View) -> Float[Tensor, "batch kept"]:
+    """Expectation of `other`'s log-probabilities under this view's, for every position; 0 at positions without a token."""
+    real = (view.index >= 0) & (other.index >= 0)
+    rows, other_rows = view.index[real], other.index[real]
+    if view.source.is_small and other.source.is_small:
+        logprobs = view.source.at_once(view.temperature, True)
+        if other.source is view.source and torch.equal(rows, other_rows):
+            return spread(expectation(logprobs, logprobs)[rows], real)
+        return spread(expectation(logprobs[rows], other.source.at_once(other.temperature, True)[other_rows]), real)
+    if other.source is view.source:
+        return spread(chunked(lambda chunk, places: expectation(chunk, chunk), view, rows), real)
+    theirs = other.source.hidden[other_rows]
+
+    def against_other(chunk: Float[Tensor, "rows vocab"], places: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
+        with torch.no_grad():
+            logprobs = other.rows(theirs[places])
+        return expectation(chunk, logprobs)
+
+    return spread(chunked(against_other, view, rows), real)
+
+
+def expectation(logprobs: Float[Tensor, "rows vocab"], other: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
+    """Sum of p log q over the vocabulary; what has probability 0 counts 0, whatever log q is."""
+    probs = logprobs.exp()
+    return (probs * other.masked_fill(probs == 0, 0.0)).sum(dim=-1)
+
+
+def spread(values: Float[Tensor, " real"], real: Tensor) -> Float[Tensor, "batch kept"]:
+    """Values at the real positions, 0 elsewhere."""
+    out = values.new_zeros(real.shape)
+    out[real] = values
+    return out
+
+
+def chunked(
+    function: Callable[[Float[Tensor, "chunk vocab"], Int[Tensor, " chunk"]], Float[Tensor, " chunk"]],
+    view: View,
+    rows: Int[Tensor, " real"],
+) -> Float[Tensor, " real"]:
+    """function(values of a chunk of `rows`, the places of those rows) for all of them, never more than a chunk at a time."""
+    unembedding = view.source.weights.unembedding
+    return InChunks.apply(function, view, view.source.hidden[rows], unembedding.weight, unembedding.bias)
+
+
+class InChunks(torch.autograd.Function):
+    """Numbers from chunks of logits, which the backward pass computes once more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable,
+        view: View,
+        hidden: Float[Tensor, "real width"],
+        weight: Float[Tensor, "vocab width"],
+        bias: Float[Tensor, " vocab"] | None,
+    ) -> Float[Tensor, " real"]:
+        """One number a row."""
+        ctx.function, ctx.view = function, view
+        ctx.save_for_backward(hidden, weight, bias)
+        return torch.cat([function(view.rows(hidden[places]), places) for places in chunks(view, hidden)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Float[Tensor, " real"]) -> tuple[Any, ...]:
+        """Gradients of vectors and unembedding, chunk by chunk."""
+        hidden, weight, bias = ctx.saved_tensors
+        leaves = [t for t, needed in zip((hidden, weight, bias), ctx.needs_input_grad[2:], strict=True) if needed]
+        sums = {id(leaf): torch.zeros_like(leaf) for leaf in leaves}
+        for places in chunks(ctx.view, hidden) if grad.any() else ():
+            with torch.enable_grad():
+                part = hidden[places].detach().requires_grad_(ctx.needs_input_grad[2])
+                wanted = [part if leaf is hidden else leaf for leaf in leaves]
+                found = torch.autograd.grad(ctx.function(ctx.view.rows(part), places), wanted, grad[places])
+            for leaf, value in zip(leaves, found, strict=True):
+                if leaf is hidden:
+                    sums[id(leaf)][places] = value
+                else:
+                    sums[id(leaf)] += value
+        return None, None, *(sums.get(id(t)) for t in (hidden, weight, bias))
+
+
+def chunks(view: View, hidden: Float[Tensor, "real width"]) -> list[Int[Tensor, " chunk"]]:
+    """Places of all rows, in chunks whose logits fit."""
+    numbers = CHUNK_NUMBERS.get(hidden.device.type, CHUNK_NUMBERS["cpu"])
+    size = max(1, numbers // view.source.vocab)
+    return list(torch.arange(len(hidden), device=hidden.device).split(size))

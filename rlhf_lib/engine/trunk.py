@@ -1,0 +1,68 @@
+"""One pass over a packed batch: every distinct prompt once, completions without their padding."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from rlhf_lib.engine.packing import Packing, Rectangle
+from rlhf_lib.engine.weights import Adapters, Weights
+
+Heads = Float[Tensor, "rows heads length d_head"]
+
+
+@dataclass(frozen=True)
+class PackedAttention:
+    """Attention rectangle by rectangle; the prompts' keys and values serve all of their completions."""
+
+    packing: Packing
+
+    def __call__(
+        self,
+        q: Float[Tensor, "tokens heads d_head"],
+        k: Float[Tensor, "tokens kv_heads d_head"],
+        v: Float[Tensor, "tokens kv_heads d_head"],
+    ) -> Float[Tensor, "tokens heads d_head"]:
+        """What each token's query reads."""
+        prompts = self.packing.prompts
+        prompt_k, prompt_v = in_rows(k, prompts), in_rows(v, prompts)
+        read = [attention(in_rows(q, prompts), prompt_k, prompt_v, prompts.mask)]
+        for part in self.packing.rectangles[1:]:
+            keys = torch.cat([prompt_k.index_select(0, part.prompt_of), in_rows(k, part)], dim=2)
+            values = torch.cat([prompt_v.index_select(0, part.prompt_of), in_rows(v, part)], dim=2)
+            read.append(attention(in_rows(q, part), keys, values, part.mask))
+        return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in read])
+
+
+def in_rows(x: Float[Tensor, "tokens heads d_head"], part: Rectangle) -> Heads:
+    """A rectangle's tokens as rows, heads first."""
+    return x[part.start : part.stop].unflatten(0, (part.rows, part.length)).transpose(1, 2)
+
+
+def attention(
+    q: Heads,
+    k: Float[Tensor, "rows kv_heads keys d_head"],
+    v: Float[Tensor, "rows kv_heads keys d_head"],
+    mask: Bool[Tensor, "rows 1 length keys"] | None,
+) -> Heads:
+    """Scaled dot-product attention; heads that share keys and values stand below each other as more queries."""
+    rows, heads, length, width = q.shape
+    group = heads // k.shape[1]
+    if group == 1:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()[None, None]
+    folded = q.reshape(rows, k.shape[1], group * length, width)
+    read = F.scaled_dot_product_attention(folded, k, v, attn_mask=mask.repeat(1, 1, group, 1))
+    return read.reshape(rows, heads, length, width)
+
+
+def run_trunk(weights: Weights, packing: Packing, adapters: Adapters) -> Float[Tensor, "tokens width"]:
+    """Every token's vector after the last norm, in the packing's order."""
+    x, rotation = weights.embed(packing.ids, packing.positions)
+    attend = PackedAttention(packing)
+    for block in weights.blocks:
+        x = weights.run_block(block, x, attend, rotation, adapters)
+    return weights.last_norm(x)
