@@ -15,8 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lib.args import InputError
-from rlhf_lib.engine import sped_up_by
-from rlhf_lib.engine.logits import expected_logprobs
+from rlhf_lib.engine import expected_logprobs, sped_up_by
 
 Reduction = Literal["token", "sequence", "constant"]
 Mask = Float[Tensor, "batch gen"] | None

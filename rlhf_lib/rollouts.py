@@ -8,8 +8,8 @@ was really sampled from, so that the gap can be reported.
 """
 
 import inspect
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -213,8 +213,16 @@ def decode_fast(
     if type(decoder) is not Decoder or decoder.cache is not None:
         return NotImplemented
     truncate = (lambda logits: truncate_logits(logits, top_k, top_p)) if top_k or top_p else None
-    sampler = engine.Sampler(len(ids), temperature, truncate, generator)
-    columns = engine.decode(decoder.model, ids, decoder.attention_mask, gen_len, end_ids, pad_id, sampler)
+    columns = engine.decode(
+        decoder.model,
+        ids,
+        decoder.attention_mask,
+        gen_len,
+        end_ids,
+        pad_id,
+        lambda rows, own: engine.Sampler(rows, temperature, truncate, own),
+        generator,
+    )
     return NotImplemented if columns is None else Decoded(*columns)
 
 
@@ -265,7 +273,14 @@ def check_length(prefix_len: int, gen_len: int, context: int) -> None:
 
 def sampling_parts(model: Any) -> tuple[Any, Any]:
     """The bridge that generates, and the context in which it is the policy; a bare TransformerBridge is its own policy."""
-    return (model, nullcontext()) if isinstance(model, TransformerBridge) else (model.base_model, model.merged())
+    return (model, nullcontext()) if isinstance(model, TransformerBridge) else (model.base_model, policy_of(model))
+
+
+@contextmanager
+def policy_of(model: Any) -> Iterator[None]:
+    """Inside, the base model is the policy, and the engine knows by which trained parameters."""
+    with engine.sampling_from(model.base_model.original_model, model.get_base_model_trainable_params()), model.merged():
+        yield
 
 
 def rollout(

@@ -148,6 +148,14 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     batches_per_learning_phase: int = 2
     """Passes over the phase's completions."""
 
+    # memory
+    micro_batch_size: int | None = None
+    """Completions that pass through the model at once; the gradient stays the whole minibatch's, for a third more computing."""
+    checkpoint_activations: bool = False
+    """Compute each layer's activations again in the backward pass instead of keeping them."""
+    autocast: bool = False
+    """Compute matrix products in bfloat16 whatever dtype the weights are kept in; for float32 training on a GPU."""
+
     # sampling
     top_k: int | None = None
     """Sample among the k likeliest tokens only; makes the sampler differ from the trained policy (see sampler_gap)."""
@@ -204,6 +212,10 @@ class RLHFArgs(TaskArgs, TrainingArgs):
             self.batch_size % self.num_minibatches == 0,
             f"batch_size={self.batch_size} is not a multiple of num_minibatches={self.num_minibatches}; "
             f"try batch_size={self.batch_size + -self.batch_size % self.num_minibatches}",
+        )
+        require(
+            self.micro_batch_size is None or self.micro_batch_size >= 1,
+            f"micro_batch_size={self.micro_batch_size} must be at least 1; leave it out for whole minibatches",
         )
         require(self.top_k is None or self.top_k >= 1, f"top_k={self.top_k} must be at least 1; leave it out for all tokens")
         require(

@@ -8,14 +8,16 @@ run on it as they are written: slicing, dividing by a temperature, log_softmax a
 else is asked of it gets ordinary logits; positions without a token are 0 in them.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlhf_lib import parallel
 from rlhf_lib.engine.weights import Weights
 
 DENSE_NUMBERS = 2**23  # logits up to this many (32 MB) are computed at once and kept for the backward pass
@@ -28,7 +30,17 @@ class Source:
 
     weights: Weights
     hidden: Float[Tensor, "tokens width"]
-    dense: dict[tuple[float, bool], Float[Tensor, "tokens vocab"]] = field(default_factory=dict)
+    complete: Callable[[], "View"] | None = None
+    """Where some positions' vectors are not there yet: computes all of them."""
+    trained: tuple[Tensor, ...] = ()
+    """Parameters whose gradients are to be summed over processes."""
+    autocast: bool = False
+    """Whether logits are computed in bfloat16."""
+    is_data: bool = False
+    """Whether no gradient reaches these logits."""
+    is_shared: bool = False
+    """Whether every process has all vectors; otherwise each has those of its own rows."""
+    dense: dict[tuple[float, bool, bool], Float[Tensor, "tokens vocab"]] = field(default_factory=dict)
 
     @property
     def vocab(self) -> int:
@@ -40,16 +52,22 @@ class Source:
         """Whether all logits may exist at once."""
         return len(self.hidden) * self.vocab <= DENSE_NUMBERS
 
+    def unembed(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocab"]:
+        """Logits in float32."""
+        product = torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.autocast)
+        with product, torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_data):
+            return self.weights.unembed(hidden)
+
     def at_once(self, temperature: float, normalised: bool) -> Float[Tensor, "tokens vocab"]:
         """All logits / temperature, or their log-softmax; computed once."""
-        key = (temperature, normalised)
+        key = (temperature, normalised, torch.is_inference_mode_enabled())
         if key not in self.dense:
             if normalised:
                 self.dense[key] = self.at_once(temperature, False).log_softmax(dim=-1)
             elif temperature != 1:
                 self.dense[key] = self.at_once(1.0, False) / temperature
             else:
-                self.dense[key] = self.weights.unembed(self.hidden)
+                self.dense[key] = self.unembed(self.hidden)
         return self.dense[key]
 
 
@@ -59,13 +77,23 @@ class View:
 
     source: Source
     index: Int[Tensor, "batch kept"]
-    """Each position's vector; -1 where there is no token."""
+    """Each position's vector; -1 where there is no token; -2 - i where it is not there yet, being the i-th of `complete`."""
     temperature: float = 1.0
     normalised: bool = False
 
+    def completed(self) -> "View":
+        """The same with every vector there."""
+        missing = self.index <= -2
+        if self.source.complete is None or not missing.any():
+            return self
+        full, count = self.source.complete(), len(self.source.hidden)
+        index = self.index.masked_scatter(missing, count + full.index.flatten()[-2 - self.index[missing]])
+        hidden = torch.cat([self.source.hidden, full.source.hidden])
+        return replace(self, index=index, source=replace(self.source, hidden=hidden, complete=None, dense={}))
+
     def rows(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocab"]:
         """The values of some vectors."""
-        logits = self.source.weights.unembed(hidden) / self.temperature
+        logits = self.source.unembed(hidden) / self.temperature
         return logits.log_softmax(dim=-1) if self.normalised else logits
 
 
@@ -108,12 +136,15 @@ class DeferredLogits(Tensor):
 
     def materialised(self) -> Float[Tensor, "batch kept vocab"]:
         """Ordinary logits, 0 at positions without a token."""
-        view = self.view_
+        view = self.view_.completed()
         real = view.index >= 0
         values = view.rows(view.source.hidden[view.index[real]])
-        out = values.new_zeros(*view.index.shape, view.source.vocab)
+        nothing = -math.log(view.source.vocab) if view.normalised else 0.0
+        out = values.new_full((*view.index.shape, view.source.vocab), nothing)
         out[real] = values
-        return out
+        if view.source.is_shared or parallel.count() == 1:
+            return out
+        return parallel.sum_of_parts(out - nothing, view.source.trained) + nothing
 
     def __getitem__(self, item: Any) -> Tensor:
         """Rows and positions are chosen without computing anything."""
@@ -136,7 +167,8 @@ class DeferredLogits(Tensor):
     def detach(self) -> "DeferredLogits":
         """The same without gradients."""
         source = self.view_.source
-        cut = replace(source, hidden=source.hidden.detach(), dense={k: v.detach() for k, v in source.dense.items()})
+        dense = {key: values.detach() for key, values in source.dense.items()}
+        cut = replace(source, hidden=source.hidden.detach(), dense=dense, is_data=True)
         return DeferredLogits(replace(self.view_, source=cut))
 
     def to(self, *args: Any, **options: Any) -> Tensor:
@@ -199,36 +231,46 @@ METADATA = {
 
 def picked(view: View, tokens: Int[Tensor, "batch kept"]) -> Float[Tensor, "batch kept"]:
     """One entry of every position; 0 at positions without a token."""
-    real = view.index >= 0
+    view = view.completed()
+    real = own_share(view.index >= 0, view.source.is_shared)
     rows, ids = view.index[real], tokens[real]
     if view.source.is_small:
         values = view.source.at_once(view.temperature, view.normalised)[rows, ids]
     else:
         values = chunked(lambda chunk, places: chunk.gather(1, ids[places, None])[:, 0], view, rows)
-    return spread(values, real)
+    return spread(values, real, view.source)
 
 
 def expected_logprobs(logprobs: Tensor, other_logprobs: Tensor) -> Any:
     """Expectation of log q under p for deferred log-probabilities of both; NotImplemented for anything else."""
     if not (isinstance(logprobs, DeferredLogits) and isinstance(other_logprobs, DeferredLogits)):
         return NotImplemented
-    view, other = logprobs.view_, other_logprobs.view_
-    if not (view.normalised and other.normalised) or (other.source is not view.source and other.source.hidden.requires_grad):
+    view, other = logprobs.view_.completed(), other_logprobs.view_.completed()
+    if not (view.normalised and other.normalised):
         return NotImplemented
-    return expected(view, other)
+    if logprobs is other_logprobs:
+        real = own_share(view.index >= 0, view.source.is_shared)
+        return spread(expected_itself(view, view.index[real]), real, view.source)
+    if other.source.hidden.requires_grad or (view.source.is_shared and not other.source.is_shared):
+        return NotImplemented
+    real = own_share((view.index >= 0) & (other.index >= 0), view.source.is_shared)
+    return spread(expected_other(view, other, real), real, view.source)
 
 
-def expected(view: View, other: View) -> Float[Tensor, "batch kept"]:
-    """Expectation of `other`'s log-probabilities under this view's, for every position; 0 at positions without a token."""
-    real = (view.index >= 0) & (other.index >= 0)
+def expected_itself(view: View, rows: Int[Tensor, " real"]) -> Float[Tensor, " real"]:
+    """Expectation of log p under p."""
+    if view.source.is_small:
+        logprobs = view.source.at_once(view.temperature, True)
+        return expectation(logprobs, logprobs)[rows]
+    return chunked(lambda chunk, places: expectation(chunk, chunk), view, rows)
+
+
+def expected_other(view: View, other: View, real: Bool[Tensor, "batch kept"]) -> Float[Tensor, " real"]:
+    """Expectation of another model's log q under p."""
     rows, other_rows = view.index[real], other.index[real]
     if view.source.is_small and other.source.is_small:
-        logprobs = view.source.at_once(view.temperature, True)
-        if other.source is view.source and torch.equal(rows, other_rows):
-            return spread(expectation(logprobs, logprobs)[rows], real)
-        return spread(expectation(logprobs[rows], other.source.at_once(other.temperature, True)[other_rows]), real)
-    if other.source is view.source:
-        return spread(chunked(lambda chunk, places: expectation(chunk, chunk), view, rows), real)
+        logprobs, others = (v.source.at_once(v.temperature, True) for v in (view, other))
+        return expectation(logprobs[rows], others[other_rows])
     theirs = other.source.hidden[other_rows]
 
     def against_other(chunk: Float[Tensor, "rows vocab"], places: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
@@ -236,7 +278,7 @@ def expected(view: View, other: View) -> Float[Tensor, "batch kept"]:
             logprobs = other.rows(theirs[places])
         return expectation(chunk, logprobs)
 
-    return spread(chunked(against_other, view, rows), real)
+    return chunked(against_other, view, rows)
 
 
 def expectation(logprobs: Float[Tensor, "rows vocab"], other: Float[Tensor, "rows vocab"]) -> Float[Tensor, " rows"]:
@@ -245,11 +287,20 @@ def expectation(logprobs: Float[Tensor, "rows vocab"], other: Float[Tensor, "row
     return (probs * other.masked_fill(probs == 0, 0.0)).sum(dim=-1)
 
 
-def spread(values: Float[Tensor, " real"], real: Tensor) -> Float[Tensor, "batch kept"]:
-    """Values at the real positions, 0 elsewhere."""
+def own_share(real: Bool[Tensor, "batch kept"], is_shared: bool) -> Bool[Tensor, "batch kept"]:
+    """Of positions that every process could compute, the ones that this process does."""
+    if not is_shared or parallel.count() == 1:
+        return real
+    mine = torch.zeros_like(real).flatten()
+    mine[real.flatten().nonzero()[parallel.number() :: parallel.count(), 0]] = True
+    return mine.view_as(real)
+
+
+def spread(values: Float[Tensor, " real"], real: Bool[Tensor, "batch kept"], source: Source) -> Float[Tensor, "batch kept"]:
+    """Values at the real positions, 0 elsewhere; those of all processes together."""
     out = values.new_zeros(real.shape)
     out[real] = values
-    return out
+    return parallel.sum_of_parts(out, source.trained)
 
 
 def chunked(
@@ -259,7 +310,8 @@ def chunked(
 ) -> Float[Tensor, " real"]:
     """function(values of a chunk of `rows`, the places of those rows) for all of them, never more than a chunk at a time."""
     unembedding = view.source.weights.unembedding
-    return InChunks.apply(function, view, view.source.hidden[rows], unembedding.weight, unembedding.bias)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not view.source.is_data):
+        return InChunks.apply(function, view, view.source.hidden[rows], unembedding.weight, unembedding.bias)
 
 
 class InChunks(torch.autograd.Function):

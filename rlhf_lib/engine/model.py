@@ -1,12 +1,18 @@
 """A bridged model's fast passes: whether they apply, and what the last rollout left for scoring."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformer_lens.hook_points import HookPoint
 
+from rlhf_lib import parallel
 from rlhf_lib.engine.decoding import Sampled, Sampler, sample
 from rlhf_lib.engine.logits import DeferredLogits, Source, View
 from rlhf_lib.engine.packing import pack
@@ -14,21 +20,63 @@ from rlhf_lib.engine.switch import is_fast, tell_once
 from rlhf_lib.engine.trunk import run_trunk
 from rlhf_lib.engine.weights import Adapters, Weights
 
+State = list[tuple[Tensor, int]]  # parameters, and how often each had been written to
 KNOWN: "WeakKeyDictionary[nn.Module, FastModel | None]" = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """How passes trade time for memory; the results are the same, but for autocast's rounding."""
+
+    micro_batch_size: int | None = None
+    """Rows that pass through the model at once; their activations are computed again in the backward pass."""
+    checkpoint_activations: bool = False
+    """Keep only what goes from layer to layer for the backward pass, and compute the rest again."""
+    autocast: bool = False
+    """Compute matrix products in bfloat16, whatever the weights are kept in."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes into one pass."""
+
+    ids: Int[Tensor, "batch seq"]
+    attention_mask: Int[Tensor, "batch seq"]
+    gen_len: int
+    """How many of the last columns are generated tokens; the logits of one position before them are wanted too."""
+
+    @property
+    def own_rows(self) -> slice:
+        """The rows that this process passes through the model."""
+        return parallel.own_rows(self.ids[:, : self.ids.shape[1] - self.gen_len])
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Whose pass it is: the base model with these adapters, on which these parameters are trained."""
+
+    adapters: Adapters = field(default_factory=dict)
+    trained: tuple[Tensor, ...] = ()
 
 
 @dataclass
 class Pass:
     """What one pass over a batch gives."""
 
-    logits: DeferredLogits
-    hidden: Float[Tensor, "tokens width"]
+    source: Source
     index: Int[Tensor, "batch seq"]
-    """Each position's vector among `hidden`; -1 where there is no token."""
+    """Each position's vector in the source; -1 where there is no token, or where another process has it."""
+
+    def logits(self, kept: int) -> DeferredLogits:
+        """Logits of the last `kept` positions."""
+        return DeferredLogits(View(self.source, self.index[:, -kept:]))
 
     def everywhere(self, values: Float[Tensor, " tokens"]) -> Float[Tensor, "batch seq"]:
         """One number a vector as one a position; 0 where there is no token."""
-        return values[self.index.clamp(min=0)].masked_fill(self.index < 0, 0.0)
+        found = values.new_zeros(self.index.shape)
+        real = self.index >= 0
+        found[real] = values[self.index[real]]
+        return found if self.source.is_shared else parallel.sum_of_parts(found, self.source.trained)
 
 
 class FastModel:
@@ -37,33 +85,122 @@ class FastModel:
     def __init__(self, hf: nn.Module):
         self.weights = Weights(hf)
         self.modules = list(hf.modules())
-        self.sampled: tuple[Sampled, tuple[int, ...]] | None = None
+        self.policy: State | None = None
+        self.sampled: tuple[Sampled, State] | None = None
 
     @property
     def is_as_loaded(self) -> bool:
         """Whether a pass is the weights and nothing else: no hook anywhere, no dropout."""
-        return not any(
-            m._forward_hooks or m._forward_pre_hooks or (isinstance(m, nn.Dropout) and m.p > 0 and m.training)
-            for m in self.modules
+        return not any(is_hooked(m) or (isinstance(m, nn.Dropout) and m.p > 0 and m.training) for m in self.modules)
+
+    def run(self, batch: Batch, policy: Policy, options: PassOptions) -> Pass | None:
+        """One pass over this process's rows; None where the padding is of another kind than a left-padded rollout's.
+
+        Without gradients every process then gets the others' vectors too.
+        """
+        rows = batch.own_rows
+        own = range(len(batch.ids))[rows]
+        hidden, indices = [], []
+        for start in range(own.start, own.stop, options.micro_batch_size or max(1, len(own))):
+            some = slice(start, min(start + (options.micro_batch_size or len(own)), own.stop))
+            packing = pack(batch.ids[some], batch.attention_mask[some], batch.gen_len)
+            if packing is None:
+                return None
+            again = options.micro_batch_size is not None and torch.is_grad_enabled()
+            inputs = (self.weights, packing, policy.adapters, options.checkpoint_activations)
+            with self.precision(options):
+                part = checkpoint(run_trunk, *inputs, use_reentrant=False) if again else run_trunk(*inputs)
+            indices.append(torch.where(packing.index >= 0, packing.index + sum(map(len, hidden)), -1))
+            hidden.append(part)
+        width = self.weights.embedding.weight.shape[1]
+        vectors = torch.cat(hidden) if hidden else self.weights.embedding.weight.new_zeros(0, width)
+        index = torch.cat(indices) if indices else batch.ids[:0]
+        is_data = not torch.is_grad_enabled()
+        source = Source(self.weights, vectors, trained=policy.trained, autocast=options.autocast, is_data=is_data)
+        if parallel.count() == 1:
+            return Pass(source, index)
+        if not torch.is_grad_enabled():
+            return Pass(*shared_with_all(source, index))
+        everywhere = torch.full_like(batch.ids, -1)
+        everywhere[rows] = index
+        return Pass(source, everywhere)
+
+    def precision(self, options: PassOptions) -> Any:
+        """The context in which matrix products have the number format asked for."""
+        return torch.autocast(self.weights.embedding.weight.device.type, torch.bfloat16, enabled=options.autocast)
+
+    def logits_of_rollout(self, batch: Batch, policy: Policy, options: PassOptions) -> DeferredLogits | None:
+        """The logits that the last rollout was sampled from, if these are its tokens and the policy is what it was then.
+
+        Their vectors are kept, so that scoring a rollout costs no pass. In float32 only: elsewhere merged weights are rounded,
+        and the trained policy's own logits differ.
+        """
+        rows = batch.own_rows
+        if parallel.agree(not self.is_sampled(batch.ids[rows], batch.gen_len, policy, options)):
+            return None
+        sampled = self.sampled[0]
+
+        def whole_pass() -> View:
+            return self.run(batch, policy, options).logits(batch.gen_len + 1).view_
+
+        source = Source(self.weights, sampled.hidden, whole_pass, trained=policy.trained, is_data=True)
+        index = sampled.index
+        if parallel.count() > 1:
+            source, index = shared_with_all(source, index)
+        last = -2 - (torch.arange(len(batch.ids), device=index.device) * (batch.gen_len + 1) + batch.gen_len)
+        last = torch.where(batch.attention_mask[:, -1] > 0, last, -1)  # not there yet: nothing was sampled after it
+        return DeferredLogits(View(source, torch.cat([index, last[:, None]], dim=1)))
+
+    def is_sampled(self, ids: Int[Tensor, "batch seq"], gen_len: int, policy: Policy, options: PassOptions) -> bool:
+        """Whether these are the last rollout's tokens, of a policy that has not changed since."""
+        if self.sampled is None or not policy.trained or torch.is_grad_enabled() or options.autocast:
+            return False
+        sampled, state = self.sampled
+        return (
+            sampled.index.shape[1] == gen_len
+            and sampled.hidden.dtype == torch.float32
+            and same_state(state_of(policy.trained), state)
+            and torch.equal(ids, sampled.ids)
         )
 
-    def run(
-        self,
-        ids: Int[Tensor, "batch seq"],
-        attention_mask: Int[Tensor, "batch seq"] | None,
-        logits_to_keep: int | None,
-        adapters: Adapters,
-    ) -> Pass | None:
-        """One pass; None where the padding is of another kind than a left-padded rollout's."""
-        if attention_mask is None:
-            attention_mask = torch.ones_like(ids)
-        kept = ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1])
-        packing = pack(ids, attention_mask, 0 if logits_to_keep is None else kept - 1)
-        if packing is None:
-            return None
-        hidden = run_trunk(self.weights, packing, adapters)
-        source = Source(self.weights, hidden)
-        return Pass(DeferredLogits(View(source, packing.index[:, -kept:])), hidden, packing.index)
+
+def shared_with_all(source: Source, index: Int[Tensor, "rows kept"]) -> tuple[Source, Int[Tensor, "batch kept"]]:
+    """Every process's vectors, and where they are now."""
+    counts = parallel.gather_rows(torch.tensor([len(source.hidden)], device=index.device))
+    offset = int(counts[: parallel.number()].sum())
+    index = parallel.gather_rows(torch.where(index >= 0, index + offset, index))
+    return replace(source, hidden=parallel.gather_rows(source.hidden), is_shared=True, dense={}), index
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a hook runs at this module; the ones that a bridge keeps on its norms only pass values on."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    own = "transformer_lens"
+    return any(isinstance(module, HookPoint) or not getattr(hook, "__module__", "").startswith(own) for hook in hooks)
+
+
+def state_of(parameters: Iterable[Tensor]) -> State:
+    """What tells whether parameters have changed."""
+    return [(parameter, parameter._version) for parameter in parameters]
+
+
+def same_state(now: State, then: State) -> bool:
+    """Whether both are of the same parameters, not written to in between."""
+    return len(now) == len(then) and all(a is b and i == j for (a, i), (b, j) in zip(now, then, strict=True))
+
+
+@contextmanager
+def sampling_from(hf: nn.Module, parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, what is sampled is the policy that these trained parameters make."""
+    model = fast_model(hf)
+    if model is None:
+        yield
+        return
+    model.policy = state_of(parameters)
+    try:
+        yield
+    finally:
+        model.policy = None
 
 
 def fast_model(hf: nn.Module) -> FastModel | None:
@@ -87,12 +224,26 @@ def decode(
     gen_len: int,
     end_ids: list[int],
     pad_id: int,
-    sampler: Sampler,
-) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """The sampling loop of `rlhf_lib.rollouts.decode`; None where it is not covered."""
+    make_sampler: Callable[[int, torch.Generator | None], Sampler],
+    generator: torch.Generator | None,
+) -> list[Tensor] | None:
+    """The sampling loop of `rlhf_lib.rollouts.decode`; None where it is not covered.
+
+    Of several processes each samples its own rows, from random numbers of its own: torch's global ones, or the generator, stay
+    alike on all of them.
+    """
     model = fast_model(hf)
-    result = None if model is None else sample(model.weights, ids, attention_mask, gen_len, end_ids, pad_id, sampler)
+    if model is None:
+        return None
+    rows = parallel.own_rows(ids)
+    if parallel.count() > 1:
+        device = generator.device if generator is not None else torch.device("cpu")
+        seed = int(torch.randint(2**62, (), generator=generator, device=device))
+        generator = torch.Generator(ids.device).manual_seed(seed + parallel.number())
+    sampler = make_sampler(len(ids[rows]), generator)
+    result = sample(model.weights, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)
     if result is None:
         return None
-    columns, model.sampled = result[0], result[1]
-    return columns
+    columns, sampled = result
+    model.sampled = None if model.policy is None else (sampled, model.policy)
+    return [parallel.gather_rows(column) for column in columns]

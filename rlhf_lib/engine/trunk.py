@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from rlhf_lib.engine.packing import Packing, Rectangle
 from rlhf_lib.engine.weights import Adapters, Weights
@@ -59,10 +60,14 @@ def attention(
     return read.reshape(rows, heads, length, width)
 
 
-def run_trunk(weights: Weights, packing: Packing, adapters: Adapters) -> Float[Tensor, "tokens width"]:
+def run_trunk(
+    weights: Weights, packing: Packing, adapters: Adapters, checkpoint_layers: bool = False
+) -> Float[Tensor, "tokens width"]:
     """Every token's vector after the last norm, in the packing's order."""
     x, rotation = weights.embed(packing.ids, packing.positions)
     attend = PackedAttention(packing)
     for block in weights.blocks:
-        x = weights.run_block(block, x, attend, rotation, adapters)
+        inputs = (block, x, attend, rotation, adapters)
+        again = checkpoint_layers and torch.is_grad_enabled()
+        x = checkpoint(weights.run_block, *inputs, use_reentrant=False) if again else weights.run_block(*inputs)
     return weights.last_norm(x)

@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlhf_lib import parallel
 from rlhf_lib.args import LORA_MAPS, InputError
-from rlhf_lib.engine import Pass, fast_model
+from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, tell_once
 from rlhf_lib.lora.adapter import LoraHooks
 from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.models import loading
@@ -76,6 +77,7 @@ class BridgedTransformer(nn.Module):
     def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
         super().__init__()
         self.base = loading.load_base(base_model, device=device, dtype=dtype)
+        self.pass_options = PassOptions()
         self.base_model = self.base.bridge
         self.tokenizer = self.base.tokenizer
         self.end_ids = loading.end_token_ids(self.base)
@@ -124,7 +126,8 @@ class BridgedTransformer(nn.Module):
         self.refuse_if_merged("the plain call")
         fast = self.fast_pass([], ids, attention_mask, logits_to_keep)
         if fast is not None:
-            return fast.logits
+            return fast[0]
+        self.refuse_what_only_fast_passes_can()
         return forward_with_hooks(self.base_model, [], ids, attention_mask, logits_to_keep=logits_to_keep)
 
     def forward_with_value_head(
@@ -139,7 +142,8 @@ class BridgedTransformer(nn.Module):
         hooks = self.fwd_hooks
         fast = self.fast_pass(hooks, ids, attention_mask, logits_to_keep)
         if fast is not None:
-            return fast.logits, self.values_of_fast_pass(fast)
+            return fast
+        self.refuse_what_only_fast_passes_can()
         logits = forward_with_hooks(self.base_model, hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
         return logits, self.values_of_pass()
 
@@ -149,19 +153,38 @@ class BridgedTransformer(nn.Module):
         ids: Int[Tensor, "batch seq"],
         attention_mask: Int[Tensor, "batch seq"] | None,
         logits_to_keep: int | None,
-    ) -> Pass | None:
-        """The pass that these hooks would make, by the engine; None where it does not cover the model or a hook."""
-        if not all(is_own(function) for _, function in hooks):
+    ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None] | None:
+        """Logits and values of the pass that these hooks would make, by the engine; None where it does not cover them."""
+        model = fast_model(self.base_model.original_model) if all(is_own(function) for _, function in hooks) else None
+        if model is None:
             return None
-        model = fast_model(self.base_model.original_model)
-        lora = getattr(self, "lora", None)
-        adapters = dict(lora.adapters) if hooks and lora is not None else {}
-        return None if model is None else model.run(ids, attention_mask, logits_to_keep, adapters)
+        lora, head = (getattr(self, part, None) if hooks else None for part in ("lora", "value_head"))
+        kept = ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1])
+        mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+        batch = Batch(ids, mask, 0 if logits_to_keep is None else kept - 1)
+        is_policy = bool(hooks) or getattr(self, "lora", None) is None
+        trained = [*self.get_base_model_trainable_params(), *self.get_value_head_params()] if is_policy else []
+        policy = Policy({} if lora is None else dict(lora.adapters), tuple(trained))
+        sampled = model.logits_of_rollout(batch, policy, self.pass_options) if head is None else None
+        if sampled is not None:
+            return sampled, None
+        fast = model.run(batch, policy, self.pass_options)
+        if fast is None:
+            return None
+        return fast.logits(kept), None if head is None else fast.everywhere(head(fast.source.hidden.float())[:, 0])
 
-    def values_of_fast_pass(self, fast: Pass) -> Float[Tensor, "batch seq"] | None:
-        """What the value head, where there is one, makes of a fast pass."""
-        head = getattr(self, "value_head", None)
-        return None if head is None else fast.everywhere(head(fast.hidden.float())[:, 0])
+    def refuse_what_only_fast_passes_can(self) -> None:
+        """Raise where several processes train together; say once that options about memory do nothing here."""
+        kind = self.base_model.original_model.config.model_type
+        if parallel.count() > 1:
+            raise InputError(
+                f"{parallel.count()} processes can only train together with the fast passes, which are off or do not cover "
+                f"base_model={self.base.name!r} ({kind}); start one process"
+            )
+        if self.pass_options != PassOptions() and is_fast():
+            tell_once(
+                f"micro_batch_size, checkpoint_activations and autocast do nothing for {kind}: there is no fast path for it"
+            )
 
     def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
         """The values that the last pass with hooks gave; None without a head."""

@@ -19,6 +19,8 @@ RESUMABLE = (
     "device",
     "save_every",
     "log_samples_every",
+    "micro_batch_size",
+    "checkpoint_activations",
     "use_wandb",
     "wandb_entity",
     "wandb_project_name",

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rlhf_lib.args import InputError, TrainingArgs
+from rlhf_lib.args import InputError, RLHFArgs, TrainingArgs
+from rlhf_lib.engine import PassOptions
 from rlhf_lib.evaluate import Accuracy, evaluate
 from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory
 from rlhf_lib.tasks import Task
@@ -15,6 +16,26 @@ from rlhf_lib.tasks import Task
 
 class TrainingDiverged(InputError):
     """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
+
+
+class ModelInUse:
+    """A trainer's attribute that holds a model; the model is told how it is to make its passes."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, trainer: Any, owner: type) -> Any:
+        if trainer is None:
+            return self
+        if self.name not in vars(trainer):
+            raise AttributeError(f"{type(trainer).__name__} has no {self.name} yet")
+        return vars(trainer)[self.name]
+
+    def __set__(self, trainer: Any, model: Any) -> None:
+        vars(trainer)[self.name] = model
+        args = getattr(trainer, "args", None)
+        if isinstance(args, RLHFArgs) and hasattr(model, "pass_options"):
+            model.pass_options = PassOptions(args.micro_batch_size, args.checkpoint_activations, args.autocast)
 
 
 class Trainer(ABC):
@@ -25,7 +46,8 @@ class Trainer(ABC):
 
     name: str
     args: TrainingArgs
-    model: Any
+    model = ModelInUse()
+    ref_model = ModelInUse()
     step = 0
     phase = 0
     run: Run | None = None

@@ -1,0 +1,326 @@
+"""Every fast path gives what the plain formula gives: rollouts, passes, gradients, full-vocabulary numbers."""
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_lib.engine import PassOptions, fast_model, is_fast, logits, plain_formulas, sped_up_by, switch
+from rlhf_lib.engine.packing import pack
+from rlhf_lib.models import BridgedTransformer, TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
+from rlhf_lib.objectives import calc_kl_penalty, token_entropy, token_kl
+from rlhf_lib.rollouts import get_logprobs, rollout
+
+COVERED = ("llama", "llama_ungrouped", "gpt2", "gpt_neox", "qwen2")
+PROMPTS = ["Question: Anna has 3 apples.", "2+2=", "Question: Ben has"] * 2 + ["2+2=", "2+2="]
+GEN = 10
+
+
+@pytest.fixture(scope="module")
+def directories(model_dirs, tokenizer, tmp_path_factory):
+    """The architectures, and a Llama in which every head has keys of its own."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(9)
+    own = tmp_path_factory.mktemp("llama_ungrouped")
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(own)
+    tokenizer.save_pretrained(own)
+    return {**model_dirs, "llama_ungrouped": own}
+
+
+@pytest.fixture(params=COVERED)
+def policy(request, directories):
+    """Adapters that do something, and a value head."""
+    torch.manual_seed(1)
+    model = TransformerWithValueHeadLora.from_pretrained(directories[request.param], rank=3, device="cpu")
+    for adapter in model.lora.adapters.values():
+        torch.nn.init.normal_(adapter.B, std=0.05)
+    return model
+
+
+@pytest.fixture
+def chunky(monkeypatch):
+    """Logits never all at once, and chunks of three rows."""
+    monkeypatch.setattr(logits, "DENSE_NUMBERS", 0)
+    monkeypatch.setattr(logits, "CHUNK_NUMBERS", {"cpu": 3 * 512})
+
+
+def sampled_with(model, seed=0, **options):
+    torch.manual_seed(seed)
+    return rollout(model, PROMPTS, GEN, stop_at_eos=False, **options)
+
+
+def shortened(sampled):
+    """A rollout's ids and masks as if completions had ended at various lengths."""
+    lengths = torch.tensor([10, 3, 1, 7, 10, 2, 5, 1])
+    mask = (torch.arange(GEN) < lengths[:, None]).float()
+    attention = torch.cat([sampled.attention_mask[:, :-GEN], mask.long()], dim=1)
+    return sampled.ids, attention, mask
+
+
+class TestRollouts:
+    @pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"temperature": 0.0}, {"top_k": 5}, {"top_p": 0.8}], ids=str)
+    def test_same_tokens_from_the_same_seed(self, policy, options):
+        fast = sampled_with(policy, **options)
+        with plain_formulas():
+            plain = sampled_with(policy, **options)
+        assert torch.equal(fast.ids, plain.ids)
+        torch.testing.assert_close(fast.logprobs, plain.logprobs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(fast.sampler_logprobs, plain.sampler_logprobs, atol=1e-4, rtol=0)
+
+    def test_rows_that_end_leave_the_batch_and_change_nothing(self, policy):
+        ends = sampled_with(policy).ids[:, -GEN:].flatten().unique()[:60].tolist()  # tokens that do come up
+        policy.end_ids = ends
+        found = []
+        for run in range(2):
+            torch.manual_seed(3)
+            if run:
+                found.append(rollout(policy, PROMPTS * 4, GEN))
+            else:
+                with plain_formulas():
+                    found.append(rollout(policy, PROMPTS * 4, GEN))
+        plain, fast = found
+        assert fast.mask.sum(dim=1).unique().numel() > 2
+        assert torch.equal(fast.ids, plain.ids)
+        assert torch.equal(fast.mask, plain.mask)
+        torch.testing.assert_close(fast.logprobs, plain.logprobs, atol=1e-4, rtol=0)
+
+    def test_another_architecture_is_sampled_by_its_own_passes_and_says_so_once(self, model_dirs, monkeypatch):
+        monkeypatch.setattr(switch, "TOLD", set())
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                rollout(BridgedTransformer(model_dirs["gpt_neo"], device="cpu"), PROMPTS, 3, stop_at_eos=False)
+        assert [str(w.message)[:38] for w in told] == ["no fast path for architecture gpt_neo:"]
+
+    def test_a_hook_on_the_bridge_is_not_passed_over(self, model_dirs):
+        model = BridgedTransformer(model_dirs["llama"], device="cpu")
+        with model.base_model.hooks(fwd_hooks=[("blocks.0.hook_out", lambda x, hook: x * 0)]):
+            assert fast_model(model.base_model.original_model) is None
+            hooked = sampled_with(model, temperature=0.0)
+        assert fast_model(model.base_model.original_model) is not None
+        assert not torch.equal(hooked.ids, sampled_with(model, temperature=0.0).ids)
+
+
+class TestPasses:
+    def both(self, policy, ids, attention, keep):
+        found = {}
+        for name in ("fast", "plain"):
+            policy.zero_grad()
+            with plain_formulas() if name == "plain" else torch.enable_grad():
+                given, values = policy.forward_with_value_head(ids, attention, logits_to_keep=keep)
+                reference = policy(ids, attention, logits_to_keep=keep)
+                real = attention[:, -given.shape[1] :].bool()
+                logprobs = given.log_softmax(-1)
+                loss = (logprobs.exp() * given).sum(-1)[real].mean() + values[attention.bool()].square().mean()
+                loss.backward()
+            gradients = [p.grad for p in [*policy.lora_params(), *policy.get_value_head_params()]]
+            found[name] = (torch.as_tensor(given)[real], torch.as_tensor(reference)[real], values[attention.bool()], *gradients)
+        return found
+
+    @pytest.mark.parametrize("keep", [None, 1, GEN + 1])
+    def test_logits_values_and_gradients(self, policy, keep):
+        ids, attention, _ = shortened(sampled_with(policy))
+        found = self.both(policy, ids, attention, keep) if keep else self.both(policy, ids[:, :-GEN], attention[:, :-GEN], None)
+        for fast, plain in zip(found["fast"], found["plain"], strict=True):
+            torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
+
+    def test_full_fine_tuning_has_the_same_gradients(self, directories):
+        for kind in COVERED:
+            model = TransformerWithValueHead(directories[kind], device="cpu")
+            ids, attention, mask = shortened(sampled_with(model))
+            found = []
+            for _ in range(2):
+                model.zero_grad()
+                given, _values = model.forward_with_value_head(ids, attention, logits_to_keep=GEN + 1)
+                (get_logprobs(given, ids[:, -GEN - 1 :]) * mask).sum().backward()
+                found.append({n: p.grad for n, p in model.base_model.named_parameters() if p.grad is not None})
+                switch.STATE["fast"] = False
+            switch.STATE["fast"] = True
+            assert found[0].keys() == found[1].keys()
+            for name, gradient in found[0].items():
+                torch.testing.assert_close(gradient, found[1][name], atol=1e-4, rtol=1e-3)
+
+    @pytest.mark.parametrize(
+        "options", [PassOptions(micro_batch_size=3), PassOptions(checkpoint_activations=True), PassOptions(3, True)], ids=str
+    )
+    def test_what_saves_memory_changes_nothing(self, policy, options):
+        ids, attention, _ = shortened(sampled_with(policy))
+        policy.pass_options = options
+        found = self.both(policy, ids, attention, GEN + 1)
+        for saving, plain in zip(found["fast"], found["plain"], strict=True):
+            torch.testing.assert_close(saving, plain, atol=1e-4, rtol=1e-4)
+
+    def test_autocast_rounds_products_and_keeps_float32_around_them(self, policy):
+        ids, attention, _ = shortened(sampled_with(policy))
+        policy.pass_options = PassOptions(autocast=True)
+        found = self.both(policy, ids, attention, GEN + 1)
+        logits_, _reference, _values, *gradients = found["fast"]
+        assert logits_.dtype == gradients[0].dtype == torch.float32
+        assert 1e-5 < (logits_ - found["plain"][0]).abs().max() < 0.1 * found["plain"][0].abs().max()
+
+    def test_padding_of_another_kind_takes_the_plain_pass(self, policy):
+        ids = torch.randint(3, 400, (2, 6))
+        attention = torch.tensor([[1, 1, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1]])
+        fast = policy(ids, attention)
+        assert type(fast) is torch.Tensor
+
+
+class TestScoringWhatWasSampled:
+    def scored(self, model, sampled):
+        with torch.no_grad():
+            given, _ = model.forward_with_value_head(sampled.ids, sampled.attention_mask, logits_to_keep=GEN + 1)
+        return given
+
+    @pytest.fixture
+    def adapted(self, directories):
+        model = TransformerWithLora.from_pretrained(directories["llama"], rank=3, device="cpu")
+        for adapter in model.lora.adapters.values():
+            torch.nn.init.normal_(adapter.B, std=0.05)
+        return model
+
+    def test_costs_no_pass_and_gives_the_same(self, adapted, monkeypatch):
+        sampled = sampled_with(adapted)
+        engine = fast_model(adapted.base_model.original_model)
+        monkeypatch.setattr(engine, "run", None)  # no pass may be made
+        fast = self.scored(adapted, sampled)
+        logprobs = get_logprobs(fast, sampled.ids[:, -GEN - 1 :])
+        torch.testing.assert_close(logprobs, sampled.logprobs, atol=1e-5, rtol=0)
+        monkeypatch.undo()
+        with plain_formulas():
+            plain = self.scored(adapted, sampled)
+        torch.testing.assert_close(torch.as_tensor(fast * 1), plain, atol=1e-4, rtol=1e-4)  # the last position included
+
+    def test_not_once_the_policy_has_changed(self, adapted):
+        sampled = sampled_with(adapted)
+        with torch.no_grad():
+            next(iter(adapted.lora.adapters.values())).B.mul_(2)
+        fast = self.scored(adapted, sampled)
+        with plain_formulas():
+            plain = self.scored(adapted, sampled)
+        torch.testing.assert_close(fast * 1, plain, atol=1e-4, rtol=1e-4)
+
+    def test_the_reference_is_not_taken_for_the_policy(self, adapted):
+        sampled = sampled_with(adapted)
+        with torch.no_grad():
+            fast = adapted(sampled.ids, sampled.attention_mask, logits_to_keep=GEN + 1)
+        with plain_formulas(), torch.no_grad():
+            plain = adapted(sampled.ids, sampled.attention_mask, logits_to_keep=GEN + 1)
+        torch.testing.assert_close(fast * 1, plain, atol=1e-4, rtol=1e-4)
+
+
+class TestNumbersOverTheVocabulary:
+    """Log-probability, entropy, KL of deferred logits, at once and in chunks, against the plain formulas on ordinary ones."""
+
+    @pytest.fixture
+    def case(self, directories):
+        model = TransformerWithLora.from_pretrained(directories["llama"], rank=3, device="cpu")
+        ids, attention, mask = shortened(sampled_with(model))
+        for adapter in model.lora.adapters.values():
+            torch.nn.init.normal_(adapter.B, std=0.05)
+        return model, ids, attention, mask
+
+    def figures(self, case, temperature):
+        model, ids, attention, mask = case
+        model.zero_grad()
+        given, _ = model.forward_with_value_head(ids, attention, logits_to_keep=GEN + 1)
+        with torch.no_grad():
+            reference = model(ids, attention, logits_to_keep=GEN + 1)
+        policy, reference = given[:, :-1] / temperature, reference[:, :-1] / temperature
+        logprobs = get_logprobs(given, ids[:, -GEN - 1 :], temperature=temperature)
+        entropy, kl = token_entropy(policy), token_kl(policy, reference)
+        penalty = calc_kl_penalty(policy, reference, 0.3, GEN, mask=mask)
+        ((logprobs + 2 * entropy - kl).masked_fill(mask == 0, 0.0).sum() + penalty).backward()
+        real = mask.bool()
+        return [logprobs[real], entropy[real], kl[real], penalty, *(p.grad.clone() for p in model.lora_params())]
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.6])
+    def test_at_once(self, case, temperature):
+        fast = self.figures(case, temperature)
+        with plain_formulas():
+            plain = self.figures(case, temperature)
+        for a, b in zip(fast, plain, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+    @pytest.mark.parametrize("temperature", [1.0, 0.6])
+    def test_in_chunks(self, case, chunky, temperature):
+        fast = self.figures(case, temperature)
+        with plain_formulas():
+            plain = self.figures(case, temperature)
+        for a, b in zip(fast, plain, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+    def test_chunks_reach_a_trained_unembedding(self, directories, chunky):
+        model = TransformerWithValueHead(directories["gpt_neox"], device="cpu")
+        ids, attention, mask = shortened(sampled_with(model))
+        found = []
+        for plain in (False, True):
+            model.zero_grad()
+            with plain_formulas() if plain else torch.enable_grad():
+                given, _ = model.forward_with_value_head(ids, attention, logits_to_keep=GEN + 1)
+                (token_entropy(given[:, :-1]) * mask).sum().backward()
+            found.append(model.base_model.unembed.original_component.weight.grad.clone())
+        torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
+
+    def test_no_tensor_of_the_whole_vocabulary_is_made(self, case, chunky, monkeypatch):
+        largest = []
+        unembed = logits.Weights.unembed
+        monkeypatch.setattr(logits.Weights, "unembed", lambda self, h: largest.append(len(h)) or unembed(self, h))
+        self.figures(case, 1.0)
+        assert max(largest) == 3
+
+    def test_whatever_else_is_asked_gets_ordinary_logits(self, case):
+        model, ids, attention, _ = case
+        given = model(ids, attention, logits_to_keep=GEN + 1)
+        assert isinstance(given, logits.DeferredLogits)
+        assert (len(given), given.ndim, given.dtype) == (len(ids), 3, torch.float32)
+        ordinary = given * 1
+        assert type(ordinary) is torch.Tensor
+        for ask in (torch.softmax, torch.argmax, torch.logsumexp, torch.log_softmax):
+            assert torch.equal(ask(given, -1) * 1, ask(ordinary, -1))
+        assert torch.equal(torch.stack([given, given])[1], ordinary)
+        assert torch.equal(given[0], ordinary[0])
+        assert torch.equal(given[:, 1, 5], ordinary[:, 1, 5])
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 5)), min_size=1, max_size=12), st.integers(0, 3))
+@settings(max_examples=50, deadline=None)
+def test_packing_keeps_every_token_once(rows, alphabet):
+    """Each real token is found at its place, with the position it has in its own sequence; prompts are not repeated."""
+    widest = max(prompt for prompt, _ in rows)
+    ids, attention = torch.zeros(len(rows), widest + 5, dtype=torch.long), torch.zeros(len(rows), widest + 5, dtype=torch.long)
+    for i, (prompt, length) in enumerate(rows):
+        ids[i, widest - prompt : widest] = torch.arange(prompt) + alphabet * (i % 2) + 1
+        ids[i, widest : widest + length] = 100 + 10 * i + torch.arange(length)
+        attention[i, widest - prompt : widest + length] = 1
+    packing = pack(ids, attention, 5)
+    real = attention.bool()
+    assert (packing.index >= 0).equal(real)
+    assert torch.equal(packing.ids[packing.index[real]], ids[real])
+    assert torch.equal(packing.positions[packing.index[real]], (attention.cumsum(1) - 1)[real])
+    prompts = {tuple(row[row > 0].tolist()) for row in ids[:, :widest]}
+    assert packing.prompts.rows == len(prompts)
+
+
+def test_the_switch():
+    @sped_up_by(lambda x: "fast" if x else NotImplemented)
+    def formula(x):
+        return "plain"
+
+    assert is_fast()
+    assert (formula(1), formula(0)) == ("fast", "plain")
+    with plain_formulas():
+        assert formula(1) == "plain"
+    assert formula(1) == "fast"
