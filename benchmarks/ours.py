@@ -4,15 +4,19 @@ A phase is cut the same way for every system: generate is sampling alone, learn 
 is all that lies between and before: drawing prompts, rewards, log-probabilities of policy and reference, advantages.
 """
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from record import Port, forget_peak, import_baseline_mb, memory_mb
 
 from rlhf_lib.args import GrpoArgs
+from rlhf_lib.evaluate import evaluate
+from rlhf_lib.models.loading import BUNDLED
 from rlhf_lib.runs import PhaseMetrics
 from rlhf_lib.trainers import GrpoTrainer
 
@@ -76,3 +80,35 @@ def work(port: Port, args: GrpoArgs, watch_stages: bool = False, stop_at_eos: bo
         highest = max(highest, memory_mb("VmHWM"), *metrics.peaks.values())
         stages = {f"{stage}_mb": peak - baseline for stage, peak in metrics.peaks.items() if stage != "between"}
         port.report({**answer, **stages, "peak_mb": highest - baseline, "baseline_mb": baseline})
+
+
+def work_and_measure(port: Port, args: GrpoArgs, problems: int) -> None:
+    """A worker: a phase for every command but "measure", which is answered with held-out accuracy."""
+    trainer, phase = GrpoTrainer(args), 0
+    for command in port.commands():
+        if command == "measure":
+            prompts = trainer.task.held_out(problems)
+            judged = evaluate(trainer.model, trainer.task, prompts, gen_len=args.gen_len)
+            port.report({"accuracy": judged.accuracy.value})
+        else:
+            port.report(run_phase(trainer, phase))
+            phase += 1
+
+
+def save_random_llama(directory: str | Path, vocab: int, width: int, layers: int) -> None:
+    """A Hugging Face directory of a Llama with random weights and 4 heads, and the bundled tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    for file in BUNDLED["pocket"].glob("tokenizer*"):
+        shutil.copy(file, directory)

@@ -137,7 +137,9 @@ def main(words: list[str] | None = None) -> None:
         **compare(systems),
         "systems": systems,
         "rounds": given.rounds,
-        "work": {name: getattr(args, name) for name in ("batch_size", "group_size", "gen_len", "lora_rank", "base_lr", "kl_coef")},
+        "work": {
+            name: getattr(args, name) for name in ("batch_size", "group_size", "gen_len", "lora_rank", "base_lr", "kl_coef")
+        },
         "steps": args.num_minibatches * args.batches_per_learning_phase,
         **made_with(given.threads, "cpu", given.systems),
     }

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
@@ -26,6 +27,12 @@ PACKAGES_OF = {
     "trl": ("torch", "transformers", "trl", "peft", "accelerate"),
     "plain": ("torch", "transformers", "peft"),
 }
+IMPORTED_LATE = (
+    "torch._dynamo",
+    "torch.profiler",
+    "transformers.models.llama.modeling_llama",
+    "transformers.processing_utils",
+)
 NEEDED_BY = {"ours": (), "trl": ("trl", "peft", "accelerate"), "plain": ("peft",)}
 
 
@@ -101,11 +108,11 @@ def forget_peak() -> None:
 def import_baseline_mb() -> float:
     """Memory held after all imports, from which a peak is counted; to be called before a model is loaded.
 
-    torch._dynamo, which the first optimiser step of any system would import (tens of MB), is imported here, and what importing
-    held for a moment only is forgotten.
+    What any system imports only once it works (for the first optimiser step torch._dynamo, tens of MB) is imported here, and
+    what importing held for a moment only is forgotten.
     """
-    import torch._dynamo  # noqa: F401
-
+    for name in IMPORTED_LATE:
+        import_module(name)
     forget_peak()
     return memory_mb("VmRSS")
 
@@ -180,7 +187,9 @@ class Worker:
             kind, answer = self.connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self.process.join()
-            raise SystemExit(f"a worker ended with exit code {self.process.exitcode} (-9: killed, most often for memory)") from None
+            raise SystemExit(
+                f"a worker ended with exit code {self.process.exitcode} (-9: killed, most often for memory)"
+            ) from None
         if kind == "failure":
             raise SystemExit(f"a worker failed:\n{answer}")
         return answer

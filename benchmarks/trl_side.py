@@ -1,15 +1,16 @@
 """TRL's GRPOTrainer doing the same work as this library's: its settings, and its phases on command.
 
-Settings that make the work the same: loss_type bnpo is the mean over a minibatch's tokens; use_bias_correction_kl off leaves the
-plain k3 estimate; scale_rewards group divides by the unbiased deviation plus 1e-4; steps_per_generation minibatches,
+Settings that make the work the same: loss_type bnpo is the mean over a minibatch's tokens; use_bias_correction_kl off leaves
+the plain k3 estimate; scale_rewards group divides by the unbiased deviation plus 1e-4; steps_per_generation minibatches,
 num_iterations passes over them. Settings that make it as fast as it gets on so small a model: no gradient checkpointing, no
-loader processes, no logging, saving or reporting, float32 on the CPU. TRL scores the policy before learning because there
-are several steps a generation, as this library does; it samples with adapters unmerged.
+loader processes, no logging, saving or reporting, float32 on the CPU. A static cache and the unfused AdamW were tried and are
+no faster. TRL scores the policy before it learns since there are several steps a generation, as this library does.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -20,6 +21,8 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from rlhf_lib.args import GrpoArgs
+from rlhf_lib.evaluate import evaluate
+from rlhf_lib.models import TransformerWithLora
 from rlhf_lib.models.loading import BUNDLED
 from rlhf_lib.optim import learning_rate_scale
 from rlhf_lib.rewards import correctness_reward
@@ -29,6 +32,7 @@ LINEAR_MAPS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 DIFFERENCES = (
     "TRL cuts a phase's completions into minibatches once and goes through these in every pass; this library cuts anew",
     "TRL samples with adapters as extra matrix products, this library with adapters merged into the weights meanwhile",
+    "without a KL penalty TRL makes no pass of the reference policy; this library makes it and reports the KL",
     "optimiser: torch's AdamW in both, in TRL in its fused form (the default of transformers)",
     "the random numbers: initial adapters and samples are not the same, though their distributions are",
 )
@@ -73,7 +77,7 @@ def configuration(args: GrpoArgs, directory: str) -> GRPOConfig:
 
 
 class PhaseTrainer(GRPOTrainer):
-    """GRPOTrainer that tells the seconds of a phase's stages: what its `generate` took, and when its first loss was computed."""
+    """GRPOTrainer that tells a phase's stages apart: the seconds of `generate`, and when the first loss was computed."""
 
     generate_s = 0.0
     learning_since: float | None = None
@@ -100,16 +104,26 @@ class PhaseTrainer(GRPOTrainer):
 class PhaseOnCommand(TrainerCallback):
     """Waits for a command before every phase, and answers when its last update is done."""
 
-    def __init__(self, port: Port, steps: int, describe: Callable[[], dict[str, Any]]):
-        """`steps` are the updates of a phase; `describe` gives what else the answer tells, not timed."""
-        self.port, self.steps, self.describe = port, steps, describe
+    def __init__(
+        self,
+        port: Port,
+        steps: int,
+        describe: Callable[[], dict[str, Any]],
+        measure: Callable[[], dict[str, Any]] | None = None,
+    ):
+        """`steps` are the updates of a phase; `describe` gives what else the answer tells, not timed.
+
+        The command "measure", where it comes in place of a phase, is answered by `measure`.
+        """
+        self.port, self.steps, self.describe, self.measure = port, steps, describe, measure
         self.trainer: PhaseTrainer | None = None
         self.started = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Sampling happens within a phase's first step, so that a phase begins here."""
         if state.global_step % self.steps == 0:
-            self.port.receive()
+            while self.port.receive() == "measure":
+                self.port.report(self.measure())
             self.trainer.generate_s, self.trainer.learning_since = 0.0, None
             self.started = time.perf_counter()
 
@@ -124,6 +138,11 @@ class PhaseOnCommand(TrainerCallback):
                 "learn_s": ended - trainer.learning_since,
             }
             self.port.report({**stages, **self.describe()})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """After the last phase only measuring is left."""
+        for _ in self.port.commands():
+            self.port.report(self.measure())
 
 
 class LastReward:
@@ -184,3 +203,22 @@ def work(port: Port, args: GrpoArgs) -> None:
 
     with tempfile.TemporaryDirectory() as directory:
         build(args, directory, reward, PhaseOnCommand(port, steps, describe)).train()
+
+
+def work_and_measure(port: Port, args: GrpoArgs, problems: int) -> None:
+    """A worker: a phase for every command but "measure", which is answered with held-out accuracy.
+
+    That is measured by this library's code: the adapters go through a file in PEFT's format into a model of its own.
+    """
+    steps, task = args.num_minibatches * args.batches_per_learning_phase, PocketTask()
+    judge = TransformerWithLora(args.base_model, args.lora_alpha, args.lora_rank, device=args.device)
+    with tempfile.TemporaryDirectory() as directory:
+        adapter = Path(directory) / "adapter"
+
+        def measure() -> dict[str, float]:
+            callback.trainer.model.save_pretrained(adapter)
+            judge.load_adapter(adapter)
+            return {"accuracy": evaluate(judge, task, task.held_out(problems), gen_len=args.gen_len).accuracy.value}
+
+        callback = PhaseOnCommand(port, steps, dict, measure)
+        build(args, directory, LastReward(), callback).train()
