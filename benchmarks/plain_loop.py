@@ -67,20 +67,23 @@ class PlainLoop:
         scored = {"rewards": rewards, "advantages": advantages.reshape(-1, 1), "old": old, "reference": reference}
         return {**scored, **{name: sampled[name] for name in ("ids", "attention_mask", "mask")}}
 
-    def learn(self, memory: dict[str, Tensor]) -> None:
-        """Some passes of minibatch updates: clipped surrogate minus k3, averaged over tokens."""
+    def loss(self, b: dict[str, Tensor]) -> Tensor:
+        """Of a minibatch: minus the clipped surrogate, plus k3, averaged over its tokens."""
         args = self.args
-        for _ in range(args.batches_per_learning_phase):
-            for rows in torch.randperm(args.batch_size).reshape(args.num_minibatches, -1):
-                b = {name: values[rows] for name, values in memory.items()}
-                logprobs = logprobs_of(self.model, b["ids"], b["attention_mask"], b["mask"].shape[1], args.temperature)
-                rho = (logprobs - b["old"]).exp()
-                gain = torch.min(rho * b["advantages"], rho.clamp(1 - args.clip_coef, 1 + args.clip_coef) * b["advantages"])
-                q = b["reference"] - logprobs
-                loss = -((gain - args.kl_coef * (q.exp() - q - 1)) * b["mask"]).sum() / b["mask"].sum()
+        logprobs = logprobs_of(self.model, b["ids"], b["attention_mask"], b["mask"].shape[1], args.temperature)
+        rho = (logprobs - b["old"]).exp()
+        gain = torch.min(rho * b["advantages"], rho.clamp(1 - args.clip_coef, 1 + args.clip_coef) * b["advantages"])
+        q = b["reference"] - logprobs
+        return -((gain - args.kl_coef * (q.exp() - q - 1)) * b["mask"]).sum() / b["mask"].sum()
+
+    def learn(self, memory: dict[str, Tensor]) -> None:
+        """Some passes of minibatch updates."""
+        for _ in range(self.args.batches_per_learning_phase):
+            for rows in torch.randperm(self.args.batch_size).reshape(self.args.num_minibatches, -1):
+                loss = self.loss({name: values[rows] for name, values in memory.items()})
                 self.optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.parameters, args.max_grad_norm)
+                torch.nn.utils.clip_grad_norm_(self.parameters, self.args.max_grad_norm)
                 self.optimizer.step()
 
 

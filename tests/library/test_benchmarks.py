@@ -22,15 +22,18 @@ def _importable(monkeypatch):
 
 
 class ThreadWorker:
-    """Stands in for record.Worker: the same pipe, to a thread of this process."""
+    """Stands in for record.Worker: the same pipe, to a thread of this process, begun by the first command.
+
+    Two threads never load models at once, which transformers does not allow.
+    """
 
     def __init__(self, threads, work, *args, environment=None):
-        self.environment = environment
         self.connection, theirs = multiprocessing.Pipe()
         self.thread = threading.Thread(target=import_module("record").serve, args=(theirs, work, *args), daemon=True)
-        self.thread.start()
 
     def ask(self, command=None):
+        if self.thread.ident is None:
+            self.thread.start()
         self.connection.send(command)
         kind, answer = self.connection.recv()
         assert kind == "answer", answer
@@ -178,23 +181,58 @@ class TestPhase:
         assert "sorted by self_cpu_time_total" in printed
         assert "learn_s" in printed
 
-    def test_the_plain_loop_computes_the_same_objective(self):
-        """Same memory, same weights: the plain loop's first loss is minus this library's objective."""
+
+class TestTheSameObjective:
+    """On one minibatch all systems compute the same loss: new adapters change nothing, so that all hold the same policy."""
+
+    @pytest.fixture
+    def minibatch(self):
+        """The arguments, a plain loop, and a minibatch whose old and reference policies are made to differ."""
         pytest.importorskip("peft")
         import torch
 
-        from rlhf_lib.rollouts import get_logprobs
-
-        plain, ours = import_module("plain_loop"), import_module("ours")
-        args = import_module("phase").phase_args(argparse.Namespace(prompts=4, group=4, gen_len=12, rounds=1))
-        loop, trainer = plain.PlainLoop(args), ours.GrpoTrainer(args)
+        plain = import_module("plain_loop")
+        given = argparse.Namespace(prompts=4, group=4, gen_len=12, rounds=1)
+        loop = plain.PlainLoop(import_module("phase").phase_args(given))
         memory = loop.score(loop.sample(0))
-        options = {"attention_mask": memory["attention_mask"], "logits_to_keep": memory["mask"].shape[1] + 1}
-        logits, _ = trainer.model.forward_with_value_head(memory["ids"], **options)
-        expected = get_logprobs(logits, memory["ids"][:, -memory["mask"].shape[1] - 1 :])
-        real = memory["mask"].bool()
-        torch.testing.assert_close(memory["old"][real], expected[real], atol=1e-4, rtol=0)
-        torch.testing.assert_close(memory["reference"][real], expected[real], atol=1e-4, rtol=0)
+        memory["advantages"] = torch.randn_like(memory["advantages"])
+        memory["old"] = memory["old"] + 0.3 * torch.randn_like(memory["old"])
+        memory["reference"] = memory["reference"] + 0.3 * torch.randn_like(memory["reference"])
+        return dataclasses.replace(loop.args, gen_len=memory["mask"].shape[1]), loop, memory
+
+    def test_ours_and_plain(self, minibatch):
+        from rlhf_lib.memory import ReplayMinibatch
+
+        args, loop, b = minibatch
+        taken = ReplayMinibatch(
+            b["ids"],
+            b["old"],
+            b["advantages"].expand_as(b["old"]),
+            mask=b["mask"],
+            attention_mask=b["attention_mask"],
+            ref_logprobs=b["reference"],
+        )
+        objective = import_module("ours").GrpoTrainer(args).compute_rlhf_objective(taken)
+        assert -objective.item() == pytest.approx(loop.loss(b).item(), abs=1e-5)
+
+    def test_trl_and_plain(self, minibatch, tmp_path):
+        pytest.importorskip("trl", reason='TRL is not installed: pip install "rlhf_lib[bench]"')
+        args, loop, b = minibatch
+        trl_side, columns = import_module("trl_side"), b["mask"].shape[1]
+        callback = trl_side.PhaseOnCommand(None, steps=8, describe=dict)
+        trainer = trl_side.build(args, str(tmp_path), trl_side.LastReward(), callback)
+        trainer.current_gradient_accumulation_steps = 1
+        inputs = {
+            "prompt_ids": b["ids"][:, :-columns],
+            "prompt_mask": b["attention_mask"][:, :-columns],
+            "completion_ids": b["ids"][:, -columns:],
+            "completion_mask": b["mask"].int(),
+            "advantages": b["advantages"].squeeze(1),
+            "old_per_token_logps": b["old"],
+            "ref_per_token_logps": b["reference"],
+            "num_items_in_batch": b["mask"].sum(),
+        }
+        assert trainer.compute_loss(trainer.model, inputs).item() == pytest.approx(loop.loss(b).item(), abs=1e-5)
 
 
 class TestRollout:
