@@ -7,21 +7,16 @@ machine even where the seconds are not.
 """
 
 import argparse
-import json
-import os
-import statistics
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from record import made_with, median, write_result
 
 from rlhf_lib.args import GrpoArgs
 from rlhf_lib.models import BridgedTransformer
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.runs.metrics import peak_memory_mb
-from rlhf_lib.runs.run import describe_device
 from rlhf_lib.trainers import GrpoTrainer
 
 PARTS = ("generate", "reward", "score", "train")
@@ -33,7 +28,7 @@ def time_parts(trainer: GrpoTrainer, phases: int) -> dict[str, float]:
     for trainer.phase in range(phases + 1):
         trainer.learning_phase(trainer.rollout_phase())
         records.append(trainer.metrics.take())
-    return {part: round(statistics.median(r[f"seconds_{part}"] for r in records[1:]), 4) for part in PARTS}
+    return {part: median(r[f"seconds_{part}"] for r in records[1:]) for part in PARTS}
 
 
 def time_sampling(trainer: GrpoTrainer, rounds: int = 5) -> dict[str, float]:
@@ -48,7 +43,7 @@ def time_sampling(trainer: GrpoTrainer, rounds: int = 5) -> dict[str, float]:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - started)
-    medians = {name: round(statistics.median(values[1:]), 4) for name, values in seconds.items()}
+    medians = {name: median(values[1:]) for name, values in seconds.items()}
     return {**medians, "ratio": round(medians["adapted"] / medians["bare"], 3)}
 
 
@@ -58,7 +53,9 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--phases", type=int, default=5)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     args = GrpoArgs(task="pocket", gen_len=48, group_size=8, lora_rank=16, base_lr=5e-4, device=given.device)
     trainer = GrpoTrainer(args)
     result = {
@@ -68,17 +65,9 @@ def main() -> None:
         "sampling": time_sampling(trainer),
         "completions_per_phase": args.batch_size,
         "gen_len": args.gen_len,
-        "device": describe_device(trainer.model.device),
-        "cpu_count": os.cpu_count(),
-        "torch": version("torch"),
-        "transformer_lens": version("transformer_lens"),
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
+        **made_with(given.threads, str(trainer.model.device)),
     }
-    text = json.dumps(result, indent=2)
-    if given.output:
-        given.output.write_text(text + "\n")
-    print(text)
+    write_result(result, given.output)
 
 
 if __name__ == "__main__":
