@@ -7,7 +7,7 @@ tests in tests/library/test_engine.py hold the two equal. `with plain_formulas()
 from rlhf_lib.engine.decoding import Sampler
 from rlhf_lib.engine.logits import DeferredLogits, expected
 from rlhf_lib.engine.model import Pass, decode, fast_model
-from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, tell_once, use_plain_formulas
+from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, taken_over_by, tell_once, use_plain_formulas
 
 __all__ = [
     "DeferredLogits",
@@ -19,6 +19,7 @@ __all__ = [
     "is_fast",
     "plain_formulas",
     "sped_up_by",
+    "taken_over_by",
     "tell_once",
     "use_plain_formulas",
 ]
