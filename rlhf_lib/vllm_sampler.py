@@ -1,8 +1,8 @@
 """Rollouts by vLLM (Kwon et al. 2023), for models whose own decode loop would be the longest part of a phase.
 
 vLLM holds its own copy of the base model on the GPU. The adapters travel to it through a directory in PEFT's format, anew for
-each rollout; nothing is merged. It is written against vLLM's documented interface, 0.10.2 or later, and was never run with vLLM
-itself: the tests put a stand-in in its place.
+each rollout; nothing is merged. It is written against the source of vLLM 0.31 and was never run with it: the tests put a
+stand-in in its place. Versions 0.28 to 0.32 take the torch and the transformers that this library takes.
 
 What vLLM samples from is softmax(logits / temperature) after top_k and top_p, but of its own logits: its kernels, and adapters
 in the base model's number format, differ from the trainer's. `Rollout.sampler_logprobs` has its numbers; the trainers report
@@ -25,6 +25,7 @@ from rlhf_lib.models.loading import resolve_name
 from rlhf_lib.rollouts import Decoded, Rollout, check_length, decode_texts, end_ids_of, get_logprobs
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the values that vLLM takes as max_lora_rank
+VERSIONS = "vllm>=0.28,<0.33"
 INSTEAD = "--sampler own runs everywhere"
 
 
@@ -111,8 +112,8 @@ def import_vllm() -> ModuleType:
     except Exception as error:  # a build for another CUDA or torch fails in many ways
         raise InputError(
             f"sampler='vllm' needs the package vllm, which cannot be imported ({first_line(error)}); pip install "
-            '"vllm>=0.10.2" in an environment of its own (Linux and CUDA; it brings the torch that it was built for), or go on '
-            f"without it: {INSTEAD}"
+            f'"{VERSIONS}" beside rlhf_lib in a fresh environment (Linux and CUDA; it brings torch 2.13), or go on without it: '
+            f"{INSTEAD}"
         ) from None
     return vllm
 
@@ -151,8 +152,8 @@ def start_engine(vllm: ModuleType, model: TransformerWithLora, memory: float, se
         )
     except Exception as error:  # of CUDA, of memory, of the model: vLLM's own text says which
         raise InputError(
-            f"vLLM cannot start on {model.base.name} ({first_line(error)}); its log above says more. It needs version 0.10.2 "
-            f"or later, a CUDA GPU, and sampler_memory={memory} of it free: raise or lower --sampler-memory, or go on without "
+            f"vLLM cannot start on {model.base.name} ({first_line(error)}); its log above says more. It needs {VERSIONS}, "
+            f"a CUDA GPU, and sampler_memory={memory} of it free: raise or lower --sampler-memory, or go on without "
             f"it: {INSTEAD}"
         ) from error
 
@@ -213,8 +214,8 @@ def check_finished(completion: Any, gen_len: int, end_ids: list[int]) -> None:
     if not whole.get(completion.finish_reason, False):
         raise InputError(
             f"vLLM gave a completion of {len(completion.token_ids)} tokens (gen_len={gen_len}) that finished by "
-            f"{completion.finish_reason!r} and {'ends' if ended else 'does not end'} in an end token; this version of vLLM may "
-            f"be another than 0.10.2 or later, or its context shorter than the model's; {INSTEAD}"
+            f"{completion.finish_reason!r} and {'ends' if ended else 'does not end'} in an end token; its version may "
+            f"not be {VERSIONS}, or its context may be shorter than the model's; {INSTEAD}"
         )
 
 

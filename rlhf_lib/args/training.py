@@ -243,8 +243,8 @@ class LoraArgs(RLHFArgs):
     lora_maps: tuple[str, ...] = LORA_MAPS
     """Linear maps that get an adapter; maps that a model lacks (GPT-2 has no mlp.gate) are passed over."""
     sampler: Literal["own", "vllm"] = "own"
-    """Who samples the completions: the library's own decode loop, or vLLM (0.10.2 or later, Linux and CUDA; pip install vllm)
-    with a copy of the base model of its own. vLLM's probabilities are not quite the trainer's: see correct_sampler."""
+    """Who samples the completions: the library's own decode loop, or vLLM (pip install "vllm>=0.28,<0.33"; Linux, CUDA), which
+    has a copy of the base model of its own. vLLM's probabilities are not quite the trainer's: see correct_sampler."""
     sampler_memory: float = 0.3
     """vLLM: share of the GPU's memory that it takes, for its copy of the base model and its key-value cache."""
     correct_sampler: bool = False
