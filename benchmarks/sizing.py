@@ -3,7 +3,7 @@
     python benchmarks/sizing.py
     python benchmarks/sizing.py --gpu H100 --teraflops 989 --terabytes-per-second 3.35 --nvlink 450 --network 50
 
-The first writes benchmarks/results/recipes.md and, from scaling.py, benchmarks/results/sizing.md; the second prints the latter
+The first writes benchmarks/results/recipes.md and, from arithmetic.py, benchmarks/results/sizing.md; the second prints the latter
 for another GPU. The formulas stand beside the numbers they give; the GPU of the recipes is an A100 with 80 GB: 312 TFLOP/s in
 bfloat16 and 156 in float32 (TF32), of which 35% are taken to be reached, and 2 TB/s.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scaling import Gpu, page
+from arithmetic import Gpu, page
 from tabulate import tabulate
 
 from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs

@@ -1,4 +1,4 @@
-"""The arithmetic of benchmarks/scaling.py, against published numbers, closed forms, and what a small model really keeps."""
+"""The arithmetic of benchmarks/arithmetic.py, against published numbers, closed forms, and what a small model really keeps."""
 
 from pathlib import Path
 
@@ -9,21 +9,21 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def scaling(monkeypatch):
+def arithmetic(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import scaling
+    import arithmetic
 
-    return scaling
+    return arithmetic
 
 
 @pytest.fixture
-def small(scaling, tmp_path, tokenizer):
+def small(arithmetic, tmp_path, tokenizer):
     """A small Qwen2 in bfloat16, and its entry among the models."""
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     from rlhf_lib.models import TransformerWithLora
 
-    entry = scaling.Model("small", 2, 128, 8, 2, 320, 512, True)
+    entry = arithmetic.Model("small", 2, 128, 8, 2, 320, 512, True)
     config = Qwen2Config(
         vocab_size=entry.vocab,
         hidden_size=entry.width,
@@ -39,8 +39,8 @@ def small(scaling, tmp_path, tokenizer):
     return entry, TransformerWithLora(tmp_path, rank=4, device="cpu", dtype="bfloat16")
 
 
-def test_published_parameter_counts(scaling):
-    counts = [model.parameters for model in scaling.MODELS]
+def test_published_parameter_counts(arithmetic):
+    counts = [model.parameters for model in arithmetic.MODELS]
     assert counts == [494_032_768, 1_543_714_304, 7_615_616_512]
 
 
@@ -51,7 +51,7 @@ def test_a_real_model_has_as_many(small):
     assert entry.layers * entry.adapted == sum(m.weight.numel() for m in model.lora.maps)
 
 
-def test_activations_are_what_the_backward_pass_keeps(scaling, small):
+def test_activations_are_what_the_backward_pass_keeps(arithmetic, small):
     """Every tensor saved by a pass over 16 completions of one prompt, weights left out."""
     entry, model = small
     rows, prompt, mean = 16, 40, 64
@@ -67,13 +67,13 @@ def test_activations_are_what_the_backward_pass_keeps(scaling, small):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits, _ = model.forward_with_value_head(ids, logits_to_keep=mean + 1)
     del logits
-    job = scaling.Job(prompts=1, group=rows, prompt=prompt, gen_len=mean, mean=mean, rank=4)
-    computed = scaling.Sizing(entry, 1, job).activations(rows)
+    job = arithmetic.Job(prompts=1, group=rows, prompt=prompt, gen_len=mean, mean=mean, rank=4)
+    computed = arithmetic.Sizing(entry, 1, job).activations(rows)
     assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(computed, rel=0.1)
 
 
-def test_closed_forms_of_7b_on_8_gpus(scaling):
-    case = scaling.Sizing(scaling.MODELS[-1], 8)
+def test_closed_forms_of_7b_on_8_gpus(arithmetic):
+    case = arithmetic.Sizing(arithmetic.MODELS[-1], 8)
     assert case.job.tokens == 64 * 200 + 1024 * 256
     assert case.cache == 128 * 712 * 2 * 28 * 512 * 2
     assert case.gradient_bytes == 4 * 28 * 16 * (6 * 3584 + 2 * 512 + 3 * (3584 + 18944))
@@ -85,21 +85,21 @@ def test_closed_forms_of_7b_on_8_gpus(scaling):
     assert case.all_reduce == pytest.approx(8 * 2 * 7 / 8 * case.gradient_bytes / 300e9)
 
 
-def test_the_micro_batch_is_the_largest_that_fits(scaling):
-    case = scaling.Sizing(scaling.MODELS[-1], 8)
+def test_the_micro_batch_is_the_largest_that_fits(arithmetic):
+    case = arithmetic.Sizing(arithmetic.MODELS[-1], 8)
     micro = case.micro_batch()
     assert max(case.learning_memory(micro), case.scoring_memory(micro)) < 0.9 * 80e9 < case.learning_memory(2 * micro)
-    assert scaling.Sizing(scaling.MODELS[-1], 1, gpu=scaling.Gpu(memory=16e9)).micro_batch() == 0
+    assert arithmetic.Sizing(arithmetic.MODELS[-1], 1, gpu=arithmetic.Gpu(memory=16e9)).micro_batch() == 0
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_rollouts_take_over_at_the_same_number_of_gpus(scaling, index):
-    job, gpu = scaling.Job(num_minibatches=1), scaling.Gpu()
-    case = scaling.Sizing(scaling.MODELS[index], 1, job)
-    rest = (case.scoring + case.learning()) / scaling.crossover(job, gpu)
-    assert rest == pytest.approx(job.gen_len * 2 * case.model.multiplied / (gpu.bandwidth * scaling.STREAMED))
+def test_rollouts_take_over_at_the_same_number_of_gpus(arithmetic, index):
+    job, gpu = arithmetic.Job(num_minibatches=1), arithmetic.Gpu()
+    case = arithmetic.Sizing(arithmetic.MODELS[index], 1, job)
+    rest = (case.scoring + case.learning()) / arithmetic.crossover(job, gpu)
+    assert rest == pytest.approx(job.gen_len * 2 * case.model.multiplied / (gpu.bandwidth * arithmetic.STREAMED))
 
 
-def test_the_page_is_the_one_on_record(scaling):
+def test_the_page_is_the_one_on_record(arithmetic):
     """`python benchmarks/sizing.py` writes it."""
-    assert (ROOT / "benchmarks" / "results" / "sizing.md").read_text() == scaling.page(scaling.Gpu())
+    assert (ROOT / "benchmarks" / "results" / "sizing.md").read_text() == arithmetic.page(arithmetic.Gpu())

@@ -432,7 +432,7 @@ def page(gpu: Gpu) -> str:
 
 PAGE = """# What GRPO takes: one GPU, eight, sixty-four
 
-Computed, not measured, by `python benchmarks/sizing.py`; the formulas are the short functions of `benchmarks/scaling.py`.
+Computed, not measured, by `python benchmarks/sizing.py`; the formulas are the short functions of `benchmarks/arithmetic.py`.
 
 | | |
 |---|---|
