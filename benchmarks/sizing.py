@@ -1,21 +1,26 @@
-"""What the GSM8K recipes take on one GPU: memory and time by arithmetic. Nothing here is measured.
+"""What the GSM8K recipes take on one GPU, and GRPO on many: memory and time by arithmetic. Nothing here is measured.
 
     python benchmarks/sizing.py
+    python benchmarks/sizing.py --gpu H100 --teraflops 989 --terabytes-per-second 3.35 --nvlink 450 --network 50
 
-Prints the table and writes benchmarks/results/recipes.md. The formulas stand beside the numbers they give; the GPU is an A100
-with 80 GB: 312 TFLOP/s in bfloat16 and 156 in float32 (TF32), of which 35% are taken to be reached, and 2 TB/s.
+The first writes benchmarks/results/recipes.md and, from arithmetic.py, benchmarks/results/sizing.md; the second prints the latter
+for another GPU. The formulas stand beside the numbers they give; the GPU of the recipes is an A100 with 80 GB: 312 TFLOP/s in
+bfloat16 and 156 in float32 (TF32), of which 35% are taken to be reached, and 2 TB/s.
 """
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arithmetic import Gpu, page
 from tabulate import tabulate
 
 from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
 from rlhf_lib.recipes import RECIPES, recipe
 
 FLOPS, REACHED, BANDWIDTH = 312e12, 0.35, 2e12
+RESULTS = Path(__file__).parent / "results"
 STEP_OVERHEAD = 0.03  # seconds that launching the kernels of one decoding step takes, whatever the batch
 KINDS: dict[str, Any] = {
     "sft": SftArgs,
@@ -130,14 +135,33 @@ def size(name: str) -> tuple:
     return (name, args.base_model, f"{memory / 1e9:.0f}", f"{seconds:.0f}", f"{args.total_phases * seconds / 3600:.1f}")
 
 
-def main() -> None:
-    """Print the table and write it."""
+def write_recipes() -> None:
+    """Print the recipes' table and write it."""
     names = sorted(file.stem for file in RECIPES.glob("*-gsm8k.json"))
     heads = ("recipe", "models", "GB of GPU memory", "seconds a phase", "hours in all")
     table = tabulate([size(name) for name in names], heads, tablefmt="github", disable_numparse=True)
     text = f"Computed for one A100 with 80 GB, not measured (`python benchmarks/sizing.py` has the formulas):\n\n{table}\n"
-    (Path(__file__).parent / "results" / "recipes.md").write_text(text)
+    (RESULTS / "recipes.md").write_text(text)
     print(text)
+
+
+def main() -> None:
+    """Write both pages; for another GPU print the one on scaling."""
+    usual = Gpu()
+    parser = argparse.ArgumentParser(description="Memory and time by arithmetic; see the header of this file.")
+    parser.add_argument("--gpu", default=usual.name, help="name of a GPU to print the page for")
+    parser.add_argument("--gigabytes", type=float, default=usual.memory / 1e9, help="its memory")
+    parser.add_argument("--teraflops", type=float, default=usual.flops / 1e12, help="dense, in bfloat16")
+    parser.add_argument("--terabytes-per-second", type=float, default=usual.bandwidth / 1e12, help="of its memory")
+    parser.add_argument("--nvlink", type=float, default=usual.nvlink / 1e9, help="GB/s each way between GPUs of a machine")
+    parser.add_argument("--network", type=float, default=usual.network / 1e9, help="GB/s a GPU between machines")
+    given = parser.parse_args()
+    speeds = (given.teraflops * 1e12, given.terabytes_per_second * 1e12, given.nvlink * 1e9, given.network * 1e9)
+    gpu = Gpu(given.gpu, given.gigabytes * 1e9, *speeds)
+    if gpu == usual:
+        write_recipes()
+        (RESULTS / "sizing.md").write_text(page(gpu))
+    print(page(gpu))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from rlhf_lib import engine
 from rlhf_lib.args import InputError
-from rlhf_lib.engine import sped_up_by
+from rlhf_lib.engine import sped_up_by, taken_over_by
 from rlhf_lib.models import encode_prompts, padding_id
 
 
@@ -283,6 +283,13 @@ def policy_of(model: Any) -> Iterator[None]:
         yield
 
 
+def rollout_elsewhere(model: Any, prompts: list[str], gen_len: int, **sampling: Any) -> Any:
+    """`rollout` by another sampler (rlhf_lib.vllm_sampler), where the model has one as `model.sampler`."""
+    sampler = getattr(model, "sampler", None)
+    return NotImplemented if sampler is None else sampler.rollout(model, prompts, gen_len, **sampling)
+
+
+@taken_over_by(rollout_elsewhere)
 def rollout(
     model: Any,
     prompts: list[str],

@@ -254,16 +254,44 @@ class LoraArgs(RLHFArgs):
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_maps: tuple[str, ...] = LORA_MAPS
     """Linear maps that get an adapter; maps that a model lacks (GPT-2 has no mlp.gate) are passed over."""
+    sampler: Literal["own", "vllm"] = "own"
+    """Who samples the completions: the library's own decode loop, or vLLM (pip install "vllm>=0.28,<0.33"; Linux, CUDA), which
+    has a copy of the base model of its own. vLLM's probabilities are not quite the trainer's: see correct_sampler."""
+    sampler_memory: float = 0.3
+    """vLLM: share of the GPU's memory that it takes, for its copy of the base model and its key-value cache."""
+    correct_sampler: bool = False
+    """Truncated importance sampling (Yao et al. 2025): each token's advantage is weighted by the trainer's probability of it
+    over the sampler's. Always done with vLLM; on request also for the own sampler, which differs under top_k and top_p."""
+    sampler_cap: float = 2.0
+    """Most that such a weight may be."""
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         super().__post_init__()
-        require_positive(self, "lora_rank", "lora_alpha")
+        require_positive(self, "lora_rank", "lora_alpha", "sampler_cap")
+        require(
+            0 < self.sampler_memory < 1,
+            f"sampler_memory={self.sampler_memory} must lie between 0 and 1, both excluded; the default is 0.3",
+        )
+        if self.sampler == "vllm":
+            require(
+                self.dtype != "4bit",
+                "sampler='vllm' does not sample dtype='4bit' weights as the trainer reads them; use bfloat16, or --sampler own",
+            )
+            require(
+                0.01 <= self.temperature <= 2,
+                f"temperature={self.temperature}, but vLLM samples at 0.01 to 2 only; change it, or use --sampler own",
+            )
         unknown = [name for name in self.lora_maps if name not in LORA_MAPS]
         require(
             not unknown and len(self.lora_maps) > 0,
             f"lora_maps={self.lora_maps} must name at least one of {' '.join(LORA_MAPS)} and nothing else",
         )
+
+    @property
+    def corrects_sampler(self) -> bool:
+        """Whether advantages are weighted for the gap between sampler and trainer."""
+        return self.correct_sampler or self.sampler != "own"
 
 
 @dataclass(kw_only=True)

@@ -21,6 +21,7 @@ from rlhf_lib.course.expect import Wrong
 from rlhf_lib.course.manifest import Exercise
 from rlhf_lib.course.outcomes import Outcome
 from rlhf_lib.course.student import Crash, Handle, Observation, Student
+from rlhf_lib.engine import plain_formulas
 
 Check = Callable[[Student], None]
 TIME_LIMIT = 60  # seconds a check may take before it counts as hanging
@@ -94,7 +95,7 @@ def outcome_of(check: Check, student: Student, error: BaseException | None) -> O
 def run_check(check: Check, student: Student) -> Outcome:
     """Run one check to its end."""
     try:
-        with time_limit():
+        with time_limit(), plain_formulas():
             check(student)
     except Exception as error:
         return outcome_of(check, student, error)

@@ -11,6 +11,7 @@ from rlhf_lib.args import InputError
 
 PACKAGE = Path(__file__).parents[1]
 Definition = ast.FunctionDef | ast.ClassDef
+SHORTCUTS = ("sped_up_by", "taken_over_by")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def first_line(node: Definition) -> int:
 
 
 def shortcuts(node: ast.AST) -> list[ast.expr]:
-    """The decorators that name a faster way underneath: no part of what is studied."""
+    """The decorators that name a faster way underneath, or another's: no part of what is studied."""
     decorators = [d for part in ast.walk(node) for d in getattr(part, "decorator_list", [])]
-    return [d for d in decorators if isinstance(d, ast.Call) and ast.unparse(d.func) == "sped_up_by"]
+    return [d for d in decorators if isinstance(d, ast.Call) and ast.unparse(d.func) in SHORTCUTS]
 
 
 def text_of(text: str, node: Definition) -> str:

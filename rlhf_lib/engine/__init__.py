@@ -7,7 +7,7 @@ tests in tests/library/test_engine.py hold the two equal. `with plain_formulas()
 from rlhf_lib.engine.decoding import Sampler
 from rlhf_lib.engine.logits import DeferredLogits, expected_logprobs
 from rlhf_lib.engine.model import Batch, PassOptions, Policy, decode, fast_model, sampling_from
-from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, tell_once, use_plain_formulas
+from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, taken_over_by, tell_once, use_plain_formulas
 
 __all__ = [
     "Batch",
@@ -22,6 +22,7 @@ __all__ = [
     "plain_formulas",
     "sampling_from",
     "sped_up_by",
+    "taken_over_by",
     "tell_once",
     "use_plain_formulas",
 ]

@@ -3,6 +3,7 @@
 What a reader studies is the plain function. `@sped_up_by(fast)` above it names the function that is tried first, where fast
 paths are on; it returns NotImplemented for what it does not cover, and then the plain one runs. The tests hold both equal.
 Fast paths are off inside `with plain_formulas():`, with RLHF_PLAIN=1 in the environment, and while a student's own code runs.
+`@taken_over_by(other)` is for what someone asked for by name, such as another sampler: no speed-up, so no switch turns it off.
 """
 
 import functools
@@ -44,6 +45,20 @@ def sped_up_by(fast: Callable) -> Callable[[Callable], Callable]:
         @functools.wraps(plain)
         def call(*args: Any, **options: Any) -> Any:
             result = fast(*args, **options) if is_fast() else NotImplemented
+            return plain(*args, **options) if result is NotImplemented else result
+
+        return call
+
+    return decorate
+
+
+def taken_over_by(other: Callable) -> Callable[[Callable], Callable]:
+    """Ask `other` first, whether fast paths are on or not; the decorated function runs where that returns NotImplemented."""
+
+    def decorate(plain: Callable) -> Callable:
+        @functools.wraps(plain)
+        def call(*args: Any, **options: Any) -> Any:
+            result = other(*args, **options)
             return plain(*args, **options) if result is NotImplemented else result
 
         return call

@@ -118,7 +118,7 @@ class Weights:
         self, ids: Int[Tensor, " tokens"], positions: Int[Tensor, " tokens"]
     ) -> tuple[Float[Tensor, "tokens width"], "Rotation"]:
         """Token vectors, and the rotation of queries and keys at these positions."""
-        x = F.embedding(ids, self.embedding.weight)
+        x = F.embedding(ids, self.embedding.weight, self.embedding.padding_idx)
         if self.positions is not None:
             x = x + F.embedding(positions, self.positions.weight)
         return x, self.rotation(positions, x.dtype)

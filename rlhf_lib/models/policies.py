@@ -74,6 +74,9 @@ class BridgedTransformer(nn.Module):
         dtype: float32 or bfloat16, of the base model; adapters and value head are float32.
     """
 
+    sampler: Any = None
+    """What rollouts of this policy are handed to, such as vllm_sampler.VllmSampler; None: the library's own decode loop."""
+
     def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
         super().__init__()
         self.base = loading.load_base(base_model, device=device, dtype=dtype)

@@ -17,6 +17,7 @@ RESUMABLE = (
     "output_dir",
     "resume",
     "device",
+    "sampler_memory",
     "save_every",
     "log_samples_every",
     "micro_batch_size",

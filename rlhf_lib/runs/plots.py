@@ -12,6 +12,7 @@ PANELS: list[tuple[str, str, list[str]]] = [
     ("Entropy", "nats per token", ["entropy"]),
     ("Completion length", "tokens", ["length"]),
     ("Update size", "share of tokens clipped", ["clip_low", "clip_high"]),
+    ("Correction of the sampler", "mean weight, share capped", ["sampler_weight", "sampler_capped"]),
     ("Gradient", "norm before clipping", ["grad_norm"]),
     ("Critic", "explained variance", ["explained_variance"]),
     ("Groups without spread", "share of groups", ["groups_all_right", "groups_all_wrong"]),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rlhf_lib.advantages import compute_gae, normalize_reward
 from rlhf_lib.args import LoraArgs, RLHFArgs
+from rlhf_lib.correction import CorrectedMemory, sampler_weights
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.objectives import (
@@ -25,6 +26,7 @@ from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
 from rlhf_lib.tasks import Prompts, Task, task_of
 from rlhf_lib.trainers.trainer import Trainer
+from rlhf_lib.vllm_sampler import VllmSampler
 
 
 class RLHFTrainer(Trainer):
@@ -268,11 +270,17 @@ class RLHFTrainer(Trainer):
 
 
 class LoraTrainer(RLHFTrainer):
-    """PPO on low-rank adapters: the reference is the same model without them, at no cost in memory."""
+    """PPO on low-rank adapters: the reference is the same model without them, at no cost in memory.
+
+    Completions may come of another sampler (args.sampler). Its probabilities, or those after top_k and top_p, are not the
+    trainer's; where args.corrects_sampler, each phase learns from advantages that are weighted for that.
+    """
 
     name = "ppo-lora"
     args: LoraArgs
     use_value_head = True
+    sampled: Rollout | None = None
+    """The completions that the phase learns from, with the sampler's log-probabilities."""
 
     def build_models(self) -> tuple[Any, Any]:
         """The adapted policy, whose plain call is the reference."""
@@ -286,4 +294,22 @@ class LoraTrainer(RLHFTrainer):
             device=args.device,
             dtype=args.dtype,
         )
+        if args.sampler == "vllm":
+            model.sampler = VllmSampler(model, args.sampler_memory, args.seed)
         return model, model
+
+    def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
+        """The same as of every trainer, and the rollout is kept."""
+        self.sampled, rewards = super().sample_and_score()
+        return self.sampled, rewards
+
+    def learning_phase(self, memory: ReplayMemory) -> float:
+        """The same as of every trainer, on advantages that are corrected for the sampler where the arguments ask for it."""
+        return super().learning_phase(self.corrected(memory) if self.args.corrects_sampler else memory)
+
+    def corrected(self, memory: ReplayMemory) -> ReplayMemory:
+        """The phase's memory with weighted advantages; mean weight and share of capped weights are logged."""
+        weights = sampler_weights(memory.logprobs, self.sampled.sampler_logprobs, self.args.sampler_cap, memory.mask)
+        shares = {"sampler_weight": weights, "sampler_capped": (weights >= self.args.sampler_cap).float()}
+        self.log(**{name: reduce_tokens(share, memory.gen_len, memory.mask) for name, share in shares.items()})
+        return CorrectedMemory(memory, weights)

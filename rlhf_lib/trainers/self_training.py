@@ -45,11 +45,15 @@ class SelfTrainer(LoraTrainer):
         )
 
     def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
-        """Mean log-probability of the tokens of right completions, to be maximised; 0 where a minibatch has none."""
-        args = self.args
+        """Mean log-probability of the tokens of right completions, to be maximised; 0 where a minibatch has none.
+
+        The advantages of right completions are 1, or the weights that correct for another sampler.
+        """
+        args, advantages = self.args, minibatch.advantages
         logits, _ = self.model.forward_with_value_head(
             minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
         )
         logprobs = get_logprobs(logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature)
         self.log_update(logprobs, minibatch)
-        return reduce_tokens(logprobs, args.gen_len, minibatch.mask * minibatch.advantages, args.reduction)
+        right = minibatch.mask * (advantages > 0)
+        return reduce_tokens(logprobs * advantages, args.gen_len, right, args.reduction)

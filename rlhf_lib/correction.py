@@ -1,0 +1,56 @@
+"""Correction for a sampler that is not the trainer: truncated importance sampling.
+
+Completions are drawn from the sampler's distribution mu, but the gradient is taken of the trainer's policy pi. Same weights do
+not make them equal: kernels, number formats, and top_k or top_p see to that. Weighting each token by pi / mu repairs the mean
+of the gradient; capping the weight keeps rare tokens from dominating it, for a small bias (Yao et al. 2025, "Your Efficient RL
+Framework Secretly Brings You Off-Policy RL Training"; Espeholt et al. 2018 cap likewise).
+
+The weight does not pass through PPO's clip: that ratio is of the current policy to the policy at the phase's start, both the
+trainer's. A weight is never negative, so weighting the advantage A is weighting the token's clipped surrogate:
+w min(rho A, clip(rho) A) = min(rho w A, clip(rho) w A).
+"""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lib.memory import ReplayMemory
+from rlhf_lib.objectives import Mask, hide
+
+
+def sampler_weights(
+    logprobs: Float[Tensor, "batch gen"], sampler_logprobs: Float[Tensor, "batch gen"], cap: float, mask: Mask
+) -> Float[Tensor, "batch gen"]:
+    """min(pi / mu, cap) of every sampled token, 0 in masked positions; data, without gradient.
+
+    `logprobs` are the trainer's at the phase's start, log pi; `sampler_logprobs` are of what was really sampled from, log mu.
+    Without the cap the expected weight is 1, so a mean weight far from 1 tells that the cap, or a fault, is at work.
+    """
+    ratio = hide(logprobs.detach() - sampler_logprobs.detach(), mask).exp()
+    return hide(ratio.clamp(max=cap), mask)
+
+
+class CorrectedMemory(ReplayMemory):
+    """A memory with weighted advantages; everything else, the returns of a critic included, is the original's.
+
+    The critic's target stays the plain return: it is a regression, whose data need no weight to be right about each other.
+    RLHFTrainer whitens advantages over the minibatch after the weighting, which rescales and recentres them; GRPO does not.
+    """
+
+    def __init__(self, memory: ReplayMemory, weights: Float[Tensor, "batch gen"]):
+        super().__init__(
+            memory.args,
+            memory.sample_ids,
+            memory.logprobs,
+            memory.advantages * weights,
+            memory.values,
+            memory.ref_logits,
+            mask=memory.mask,
+            attention_mask=memory.attention_mask,
+            ref_logprobs=memory.ref_logprobs,
+        )
+        self.uncorrected_returns = memory.returns
+
+    @property
+    def returns(self) -> Float[Tensor, "batch gen"] | None:
+        """What the value function is to predict: advantage before weighting plus generated value."""
+        return self.uncorrected_returns
