@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,22 @@ def train(rest: list[str]) -> int:
     default = starting_values(algorithm, rest)
     args = parse(ALGORITHMS[algorithm], without(rest, "--recipe"), f"rlhf train {algorithm}", default)
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        args = as_one_of_several(algorithm, args)
+
     from rlhf_lib.trainers import TRAINERS
 
     TRAINERS[algorithm](args).train()
     return 0
+
+
+def as_one_of_several(algorithm: str, args: Any) -> Any:
+    """The arguments of one of torchrun's processes, which has joined the others: the device is its own."""
+    from rlhf_lib import parallel
+
+    if algorithm in ("sft", "reward-model"):
+        raise InputError(f"rlhf train {algorithm} runs in one process; start it without torchrun")
+    return replace(args, device=parallel.start(args.device))
 
 
 def load_model(args: arguments.ModelArgs) -> Any:

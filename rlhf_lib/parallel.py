@@ -82,7 +82,7 @@ def noticing_loss(function: Callable) -> Callable:
     return call
 
 
-def own_rows(prompts: Int[Tensor, "batch prefix"]) -> slice:
+def own_rows(prompts: Int[Tensor, "batch prefix"] | list[str]) -> slice:
     """The rows that are this process's: an even share, in which equal prompts that follow each other stay together.
 
     With fewer different prompts than processes a prompt's rows are split after all.
@@ -90,11 +90,13 @@ def own_rows(prompts: Int[Tensor, "batch prefix"]) -> slice:
     batch, shares = len(prompts), count()
     if shares == 1:
         return slice(0, batch)
-    changes = (prompts[1:] != prompts[:-1]).any(dim=1).nonzero()[:, 0].tolist()
-    starts = [0, *(change + 1 for change in changes)]
+    if isinstance(prompts, Tensor):
+        starts = [0, *((prompts[1:] != prompts[:-1]).any(dim=1).nonzero()[:, 0] + 1).tolist()]
+    else:
+        starts = [i for i in range(batch) if i == 0 or prompts[i] != prompts[i - 1]]
     if len(starts) < shares:
         starts = list(range(batch))
-    bounds = [*(starts[len(starts) * i // shares] for i in range(shares)), batch]
+    bounds = [*(starts[len(starts) * i // shares] for i in range(shares)), batch] if batch else [0] * (shares + 1)
     return slice(bounds[number()], bounds[number() + 1])
 
 

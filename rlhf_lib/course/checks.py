@@ -77,6 +77,13 @@ def time_limit() -> Iterator[None]:
         signal.signal(signal.SIGALRM, previous)
 
 
+@contextmanager
+def conditions() -> Iterator[None]:
+    """How a check runs: not without end, and every formula as it is written."""
+    with time_limit(), plain_formulas():
+        yield
+
+
 def outcome_of(check: Check, student: Student, error: BaseException | None) -> Outcome:
     """What a check's exception, or its absence, says."""
     if error is None:
@@ -95,7 +102,7 @@ def outcome_of(check: Check, student: Student, error: BaseException | None) -> O
 def run_check(check: Check, student: Student) -> Outcome:
     """Run one check to its end."""
     try:
-        with time_limit(), plain_formulas():
+        with conditions():
             check(student)
     except Exception as error:
         return outcome_of(check, student, error)

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_lib import parallel
 from rlhf_lib.args import InputError
 from rlhf_lib.rewards.answers import answers_match
 from rlhf_lib.rewards.formats import text_of
@@ -61,14 +62,18 @@ def score(
 ) -> tuple[Float[Tensor, " batch"], dict[str, list[float | None]]]:
     """The weighted sum of all rewards that apply, and each reward on its own by its function's name.
 
+    Of several processes each asks the functions about its own prompts.
+
     Raises:
         InputError: a function returns something else than one finite number (or None) a completion, or no reward applies.
     """
-    count = len(completions)
+    count, own = len(completions), parallel.own_rows(prompts)
+    own_columns = {name: column[own] for name, column in columns.items()} if parallel.count() > 1 else columns
     each: dict[str, list[float | None]] = {}
     for i, fn in enumerate(functions):
         name = fn.__name__ if fn.__name__ not in each else f"{fn.__name__}_{i + 1}"
-        each[name] = checked_rewards(name, fn(prompts, completions, **columns), count)
+        given = checked_rewards(name, fn(prompts[own], completions[own], **own_columns), len(completions[own]))
+        each[name] = parallel.gather_lists(given)
     totals = []
     for i in range(count):
         applying = [w * values[i] for w, values in zip(weights, each.values(), strict=True) if values[i] is not None]

@@ -35,12 +35,13 @@ class RunDirectory:
         path: the directory; created if missing.
         args: the run's arguments; `claim` writes them.
         resume: continue what is there; otherwise a directory that holds a run is refused.
+        is_owner: whether this process writes here; of several only the first does.
 
     Raises:
         InputError: not writable, holding another run, or on resume one with other arguments or none at all.
     """
 
-    def __init__(self, path: str | os.PathLike, args: RunArgs, resume: bool = False):
+    def __init__(self, path: str | os.PathLike, args: RunArgs, resume: bool = False, *, is_owner: bool = True):
         self.path = Path(path)
         self.args_file = self.path / "args.json"
         self.metrics_file = self.path / "metrics.jsonl"  # one JSON object a phase
@@ -49,22 +50,26 @@ class RunDirectory:
         self.model_dir = self.path / "model"  # an adapter in PEFT's format, or a Hugging Face directory
         self.summary_file = self.path / "summary.json"
         self.curves_file = self.path / "curves.png"
+        self.args = args
+        if is_owner:
+            self.require_usable(resume)
+
+    def require_usable(self, resume: bool) -> None:
+        """Raise where the run cannot be written here."""
+        path, args = str(self.path), self.args
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".write-test-{os.getpid()}"
             probe.write_text("")
             probe.unlink()
         except OSError as error:
-            raise InputError(
-                f"output_dir={str(path)!r} cannot be written ({error.strerror}); choose another --output-dir"
-            ) from None
+            raise InputError(f"output_dir={path!r} cannot be written ({error.strerror}); choose another --output-dir") from None
         if self.args_file.exists() and not resume:
-            raise InputError(f"output_dir={str(path)!r} holds a run already; add --resume to continue it, or choose another")
+            raise InputError(f"output_dir={path!r} holds a run already; add --resume to continue it, or choose another")
         if self.args_file.exists():
             check_same_run(self.args_file, args)
         elif resume:
-            raise InputError(f"output_dir={str(path)!r} holds no run to resume; leave out --resume to start one")
-        self.args = args
+            raise InputError(f"output_dir={path!r} holds no run to resume; leave out --resume to start one")
 
     def claim(self) -> None:
         """Write args.json, which makes the directory hold a run."""

@@ -16,6 +16,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
+from rlhf_lib import parallel
 from rlhf_lib.args import InputError, to_json
 from rlhf_lib.evaluate import Accuracy
 from rlhf_lib.files import write_atomically
@@ -30,7 +31,7 @@ HEADLINES = {"accuracy": "Accuracy, sampled", "accuracy_greedy": "Accuracy, gree
 
 
 class Run:
-    """One training run of a Trainer.
+    """One training run of a Trainer. Of several processes (torchrun) the first one writes and speaks, and all stop together.
 
     Args:
         trainer: what is trained; on resume its weights, optimiser, schedule, randomness and counters are put back.
@@ -42,20 +43,25 @@ class Run:
     def __init__(self, trainer: Any):
         self.trainer, args = trainer, trainer.args
         path = args.output_dir or directory.new_run_path(trainer.run_name)
-        self.directory = directory.RunDirectory(path, args, args.resume)
-        self.wandb = start_wandb(args, trainer.run_name) if args.use_wandb else None
+        self.writes = parallel.is_first()
+        self.directory = directory.RunDirectory(path, args, args.resume, is_owner=self.writes)
+        self.wandb = start_wandb(args, trainer.run_name) if args.use_wandb and self.writes else None
         self.history: list[dict[str, Any]] = []
         self.before: dict[str, Any] | None = None
         self.first_phase, self.earlier_seconds, self.paused, self.warned = 0, trainer.seconds_before_run, 0.0, set()
-        self.interrupted = False
+        self.interrupted = self.is_stopping = False
         if args.resume:
             self.restore()
-        self.bar = tqdm(total=args.total_phases, initial=self.first_phase, unit="phase", dynamic_ncols=True)
-        self.say(f"{trainer.run_name} on {trainer.model.device}, files in {self.directory.path}")
+        options = {"unit": "phase", "dynamic_ncols": True, "disable": not self.writes}
+        self.bar = tqdm(total=args.total_phases, initial=self.first_phase, **options)
+        others = f" and {parallel.count() - 1} more" if parallel.count() > 1 else ""
+        self.say(f"{trainer.run_name} on {trainer.model.device}{others}, files in {self.directory.path}")
         if self.before is None:
             self.before = self.measure("before")
             self.checkpoint(next_phase=0)
-        self.directory.claim()
+        parallel.wait_for_all()
+        if self.writes:
+            self.directory.claim()
         self.started = time.perf_counter()
 
     def phases(self) -> Iterator[int]:
@@ -67,11 +73,13 @@ class Run:
             previous = None  # not in the main thread: Ctrl-C does not arrive here
         try:
             for phase in range(self.first_phase, self.trainer.args.total_phases):
-                if phase and self.budget_is_spent:
+                if phase and parallel.agree(self.budget_is_spent):
                     break
                 yield phase
+                self.interrupted = parallel.agree(self.interrupted)
+                self.is_stopping = self.interrupted or parallel.agree(self.budget_is_spent)
                 self.end_phase(phase)
-                if self.interrupted or self.budget_is_spent:
+                if self.is_stopping:
                     break
         finally:
             self.bar.close()
@@ -98,7 +106,8 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print without disturbing the progress bar."""
-        self.bar.write(text)
+        if self.writes:
+            self.bar.write(text)
 
     def end_phase(self, phase: int) -> None:
         """Write the phase's metrics and samples, show them, warn, and save a checkpoint when one is due."""
@@ -114,8 +123,10 @@ class Run:
             **self.watch(phase),
         }
         self.history.append(record)
-        directory.append_json_lines(self.directory.metrics_file, [record])
-        directory.append_json_lines(self.directory.samples_file, [{"phase": phase, **sample} for sample in trainer.samples])
+        if self.writes:
+            directory.append_json_lines(self.directory.metrics_file, [record])
+            samples = ({"phase": phase, **sample} for sample in trainer.samples)
+            directory.append_json_lines(self.directory.samples_file, samples)
         if self.wandb is not None:
             self.wandb.log(record, step=phase)
         self.bar.set_postfix({name: f"{record[name]:.3g}" for name in ON_BAR if name in record}, refresh=False)
@@ -126,12 +137,14 @@ class Run:
                 self.say(f"Warning, phase {phase + 1}: {sentence}")
         if args.log_samples_every and phase % args.log_samples_every == 0 and trainer.samples:
             self.say(sample_table(trainer.samples, phase))
-        last = self.interrupted or self.budget_is_spent or phase + 1 == args.total_phases
+        last = self.is_stopping or phase + 1 == args.total_phases
         if last or (phase + 1) % args.save_every == 0:
             self.checkpoint(next_phase=phase + 1)
 
     def checkpoint(self, next_phase: int) -> None:
         """Save all that a resumed run needs to go on bit for bit."""
+        if not self.writes:
+            return
         trainer = self.trainer
         state = {
             "next_phase": next_phase,
@@ -158,8 +171,12 @@ class Run:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         trainer.step, self.first_phase = state["step"], state["next_phase"]
         self.before, self.earlier_seconds = json.loads(state["before"]), state["seconds"]
-        self.history = directory.keep_phases_below(self.directory.metrics_file, self.first_phase)
-        directory.keep_phases_below(self.directory.samples_file, self.first_phase)
+        kept = directory.read_json_lines(self.directory.metrics_file)
+        self.history = [record for record in kept if record["phase"] < self.first_phase]
+        parallel.wait_for_all()
+        if self.writes:
+            directory.keep_phases_below(self.directory.metrics_file, self.first_phase)
+            directory.keep_phases_below(self.directory.samples_file, self.first_phase)
 
     def measure(self, when: str) -> dict[str, Any]:
         """The trainer's figures, as {value, low, high}, under names that end in _before or _after."""
@@ -182,8 +199,9 @@ class Run:
         """Save model, curves and summary; print the headline. Returns the summary."""
         trainer, args = self.trainer, self.trainer.args
         seconds = self.seconds
-        trainer.model.save_pretrained(self.directory.model_dir)
-        if self.history:
+        if self.writes:
+            trainer.model.save_pretrained(self.directory.model_dir)
+        if self.history and self.writes:
             plot_curves(self.history, self.directory.curves_file, trainer.run_name)
         unmeasured = {f"{name.removesuffix('before')}after": None for name in self.before}
         after = unmeasured if self.interrupted else self.measure("after")
@@ -200,13 +218,15 @@ class Run:
             "interrupted": self.interrupted,
             "seed": args.seed,
             "device": describe_device(trainer.model.device),
+            "processes": parallel.count(),
             "arguments": json.loads(to_json(args)),
             "versions": versions(),
         }
-        write_atomically(self.directory.summary_file, json.dumps(summary, indent=2) + "\n")
+        if self.writes:
+            write_atomically(self.directory.summary_file, json.dumps(summary, indent=2) + "\n")
+            print(headline(summary, self.directory))
         if self.wandb is not None:
             self.wandb.finish()
-        print(headline(summary, self.directory))
         return summary
 
 

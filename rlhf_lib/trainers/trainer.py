@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rlhf_lib import parallel
 from rlhf_lib.args import InputError, RLHFArgs, TrainingArgs
 from rlhf_lib.engine import PassOptions
 from rlhf_lib.evaluate import Accuracy, evaluate
@@ -106,11 +107,12 @@ class Trainer(ABC):
         budget = self.args.budget
         if budget is None:
             return False
-        return self.run.budget_is_spent if self.run is not None else time.perf_counter() - started >= budget
+        is_spent = self.run.budget_is_spent if self.run is not None else time.perf_counter() - started >= budget
+        return parallel.agree(is_spent)
 
     def check_directory(self) -> None:
         """Fail now, not after minutes of preparation, where the run's directory cannot be used."""
-        if self.args.output_dir is not None:
+        if self.args.output_dir is not None and parallel.is_first():
             RunDirectory(self.args.output_dir, self.args, self.args.resume)
 
     def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
