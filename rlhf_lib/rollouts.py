@@ -279,7 +279,8 @@ def sampling_parts(model: Any) -> tuple[Any, Any]:
 @contextmanager
 def policy_of(model: Any) -> Iterator[None]:
     """Inside, the base model is the policy, and the engine knows by which trained parameters."""
-    with engine.sampling_from(model.base_model.original_model, model.get_base_model_trainable_params()), model.merged():
+    hf, trained = model.base_model.original_model, model.get_base_model_trainable_params()
+    with engine.sampling_from(hf, trained, model.pass_options), model.merged():
         yield
 
 

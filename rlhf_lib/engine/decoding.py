@@ -32,14 +32,17 @@ class Cache:
     Prompts fill the first `widest` slots from the left; the token generated at step t has slot widest + t in every row.
     """
 
-    def __init__(self, weights: Weights, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"], gen_len: int):
-        self.prompt_of, self.widest = prompt_of, int(lengths.max())
-        shape = (len(prompt_of), weights.kv_heads, self.widest + gen_len, weights.head_width)
+    def __init__(self, weights: Weights, rows: int, slots: int):
+        shape = (rows, weights.kv_heads, slots, weights.head_width)
         like = weights.embedding.weight
-        layers = range(len(weights.blocks))
-        self.keys = [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in layers]
-        self.values = [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in layers]
-        slot = torch.arange(shape[2], device=like.device)
+        self.keys, self.values = (
+            [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in weights.blocks] for _ in range(2)
+        )
+
+    def begin(self, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"]) -> None:
+        """Take in prompts of these lengths, each for the rows that have it."""
+        self.prompt_of, self.widest = prompt_of, int(lengths.max())
+        slot = torch.arange(self.keys[0].shape[2], device=lengths.device)
         self.seen: Bool[Tensor, "rows slots"] = (slot < lengths[prompt_of][:, None]) | (slot >= self.widest)
         self.has_gaps = bool((lengths != self.widest).any())
 
@@ -100,14 +103,46 @@ def read_prompts(weights: Weights, packing: Packing, cache: Cache) -> Float[Tens
 
 
 def read_token(
-    weights: Weights, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], cache: Cache, step: int
+    weights: Weights, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], attend: Callable[..., Tensor]
 ) -> Float[Tensor, "rows width"]:
-    """The vectors that choose the next token, after one more token a row, that of `step`."""
+    """The vectors that choose the next token, after one more token a row."""
     x, rotation = weights.embed(tokens, positions)
-    attend = ReadCache(cache, step)
     for block in weights.blocks:
         x = weights.run_block(block, x, attend, rotation, {})
     return weights.last_norm(x)
+
+
+class Reader:
+    """Reads prompts, then token after token, and remembers keys and values."""
+
+    rows_leave = True
+    """Whether rows that have ended may leave the batch."""
+
+    def __init__(self, weights: Weights):
+        self.weights = weights
+
+    def read_prompts(
+        self, packing: Packing, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"], gen_len: int
+    ) -> Float[Tensor, "prompts width"]:
+        """The vectors that choose the first generated token, one a prompt."""
+        self.cache = self.cache_for(len(prompt_of), packing.prompts.length + gen_len)
+        self.cache.begin(prompt_of, lengths)
+        ends = torch.arange(len(lengths), device=lengths.device) * packing.prompts.length + lengths - 1
+        return read_prompts(self.weights, packing, self.cache)[ends]
+
+    def cache_for(self, rows: int, slots: int) -> Cache:
+        """An empty cache."""
+        return Cache(self.weights, rows, slots)
+
+    def read_tokens(
+        self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], step: int
+    ) -> Float[Tensor, "rows width"]:
+        """The vectors that choose the next token, after the tokens generated at `step`."""
+        return read_token(self.weights, tokens, positions, ReadCache(self.cache, step))
+
+    def keep(self, rows: Int[Tensor, " kept"], step: int) -> None:
+        """Only these rows from now on; tokens up to `step` have been generated, the last of them not yet read."""
+        self.cache.keep(rows, self.cache.widest + step)
 
 
 class Sampler:
@@ -138,63 +173,75 @@ class Sampler:
         return drawn if len(rows) == self.batch else drawn[rows]
 
 
+class Drawn:
+    """Columns [batch gen] that fill up step by step, and the vectors that their tokens were drawn from."""
+
+    def __init__(self, ids: Int[Tensor, "batch prefix"], gen_len: int, pad_id: int):
+        self.pad_id = pad_id
+        self.tokens = ids.new_full((len(ids), gen_len), pad_id)
+        self.mask, self.logprobs, self.sampler_logprobs = torch.zeros(3, len(ids), gen_len, device=ids.device)
+        self.index = torch.full_like(self.tokens, -1)
+        self.vectors: list[Float[Tensor, "drawn width"]] = []
+        self.count = 0
+
+    def add(
+        self,
+        step: int,
+        rows: Int[Tensor, " rows"],
+        running: Bool[Tensor, " rows"] | None,
+        drawn: tuple[Tensor, Tensor, Tensor],
+        hidden: Float[Tensor, "drawn width"],
+        vector_of: Int[Tensor, " rows"],
+    ) -> Int[Tensor, " rows"]:
+        """Enter a step's tokens (None: all rows run) with their log-probabilities and vectors; ended rows get padding."""
+        columns = (self.tokens, self.logprobs, self.sampler_logprobs, self.index, self.mask)
+        values = (*drawn, self.count + vector_of, torch.ones_like(drawn[1]))
+        for column, value, nothing in zip(columns, values, (self.pad_id, 0.0, 0.0, -1, 0.0), strict=True):
+            column[rows, step] = value if running is None else torch.where(running, value, nothing)
+        self.vectors.append(hidden)
+        self.count += len(hidden)
+        return self.tokens[rows, step]
+
+
 @torch.no_grad()
 def sample(
-    weights: Weights,
+    reader: Reader,
     ids: Int[Tensor, "batch prefix"],
     attention_mask: Int[Tensor, "batch prefix"],
     gen_len: int,
     end_ids: list[int],
     pad_id: int,
     sampler: Sampler,
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Sampled] | None:
-    """Tokens, mask, log-probabilities of policy and of sampler [batch gen], with their vectors; None: prompts not covered."""
+) -> tuple[Drawn, Sampled] | None:
+    """Columns of tokens, mask and log-probabilities, and what they were drawn from; None: prompts that are not covered."""
     packing = pack(ids, attention_mask, 0)
     if packing is None:
         return None
-    batch, device = len(ids), ids.device
-    last = packing.index[:, -1]  # of each row's prompt
-    lengths_of = attention_mask.sum(dim=1)
-    widest = packing.prompts.length
-    prompt_of = torch.div(last, widest, rounding_mode="floor")
-    lengths = torch.zeros(packing.prompts.rows, dtype=torch.long, device=device).scatter(0, prompt_of, lengths_of)
-    cache = Cache(weights, prompt_of, lengths, gen_len)
-    prompt_ends = torch.arange(packing.prompts.rows, device=device) * widest + lengths - 1
-    hidden = read_prompts(weights, packing, cache)[prompt_ends]
-    tokens = ids.new_full((batch, gen_len), pad_id)
-    mask, logprobs, sampler_logprobs = torch.zeros(3, batch, gen_len, device=device)
-    index = torch.full_like(tokens, -1)
-    ends = torch.tensor(end_ids, device=device, dtype=ids.dtype)
-    rows, running, vectors, vector_of = torch.arange(batch, device=device), None, [hidden], prompt_of
-    count = 0  # vectors of earlier steps
-    for t in range(gen_len):
-        token, logprob, sampler_logprob = sampler(weights.unembed(hidden), rows, vector_of)
-        places = torch.arange(len(rows), device=device) if vector_of is None else vector_of
-        if running is None:
-            tokens[rows, t], mask[rows, t], index[rows, t] = token, 1.0, count + places
-            logprobs[rows, t], sampler_logprobs[rows, t] = logprob, sampler_logprob
-        else:
-            token = torch.where(running, token, pad_id)
-            tokens[rows, t], mask[rows, t] = token, running.float()
-            index[rows, t] = torch.where(running, count + places, -1)
-            logprobs[rows, t], sampler_logprobs[rows, t] = logprob * running, sampler_logprob * running
-        count += len(hidden)
-        if t + 1 == gen_len:
+    lengths, widest = attention_mask.sum(dim=1), packing.prompts.length
+    vector_of = torch.div(packing.index[:, -1], widest, rounding_mode="floor")  # each row's prompt
+    prompt_lengths = lengths.new_zeros(packing.prompts.rows).scatter(0, vector_of, lengths)
+    hidden = reader.read_prompts(packing, vector_of, prompt_lengths, gen_len)
+    drawn, ends = Drawn(ids, gen_len, pad_id), torch.tensor(end_ids, device=ids.device, dtype=ids.dtype)
+    rows, running = torch.arange(len(ids), device=ids.device), None
+    for step in range(gen_len):
+        shared = vector_of if step == 0 else None
+        tokens = drawn.add(
+            step, rows, running, sampler(reader.weights.unembed(hidden), rows, shared), hidden, vector_of[: len(rows)]
+        )
+        if step + 1 == gen_len:
             break
         if end_ids:
-            going = ~torch.isin(token, ends)
+            going = ~torch.isin(tokens, ends)
             running = going if running is None else running & going
             left = int(running.sum())
             if left == 0:
                 break
-            if left < LEAVE_BELOW * len(rows):
+            if reader.rows_leave and left < LEAVE_BELOW * len(rows):
                 stay = running.nonzero()[:, 0]
-                cache.keep(stay, widest + t)
-                rows, token, running = rows[stay], token[stay], None
+                reader.keep(stay, step)
+                rows, tokens, running = rows[stay], tokens[stay], None
             elif left == len(rows):
                 running = None
-        hidden = read_token(weights, token, lengths_of[rows] + t, cache, t)
-        vectors.append(hidden)
-        vector_of = None
-    sampled = Sampled(torch.cat([ids, tokens], dim=1), torch.cat(vectors), index)
-    return (tokens, mask, logprobs, sampler_logprobs), sampled
+        hidden = reader.read_tokens(tokens, lengths[rows] + step, step)
+        vector_of = torch.arange(len(rows), device=ids.device) if step == 0 else vector_of
+    return drawn, Sampled(torch.cat([ids, drawn.tokens], dim=1), torch.cat(drawn.vectors), drawn.index)

@@ -14,6 +14,7 @@ from transformer_lens.hook_points import HookPoint
 
 from rlhf_lib import parallel
 from rlhf_lib.engine.decoding import Sampled, Sampler, sample
+from rlhf_lib.engine.graphs import reader_for
 from rlhf_lib.engine.logits import DeferredLogits, Source, View
 from rlhf_lib.engine.packing import pack
 from rlhf_lib.engine.switch import is_fast, tell_once
@@ -84,8 +85,10 @@ class FastModel:
 
     def __init__(self, hf: nn.Module):
         self.weights = Weights(hf)
+        self.reader = reader_for(self.weights)
         self.modules = list(hf.modules())
         self.policy: State | None = None
+        self.options = PassOptions()
         self.sampled: tuple[Sampled, State] | None = None
 
     @property
@@ -126,8 +129,12 @@ class FastModel:
         return Pass(source, everywhere)
 
     def precision(self, options: PassOptions) -> Any:
-        """The context in which matrix products have the number format asked for."""
-        return torch.autocast(self.weights.embedding.weight.device.type, torch.bfloat16, enabled=options.autocast)
+        """The context in which matrix products have the number format asked for.
+
+        Casts of weights are not kept: a rollout's merged weights change in place, and graphs replay what they captured.
+        """
+        device = self.weights.embedding.weight.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=options.autocast, cache_enabled=False)
 
     def logits_of_rollout(self, batch: Batch, policy: Policy, options: PassOptions) -> DeferredLogits | None:
         """The logits that the last rollout was sampled from, if these are its tokens and the policy is what it was then.
@@ -190,17 +197,17 @@ def same_state(now: State, then: State) -> bool:
 
 
 @contextmanager
-def sampling_from(hf: nn.Module, parameters: Iterable[Tensor]) -> Iterator[None]:
+def sampling_from(hf: nn.Module, parameters: Iterable[Tensor], options: PassOptions) -> Iterator[None]:
     """Inside, what is sampled is the policy that these trained parameters make."""
     model = fast_model(hf)
     if model is None:
         yield
         return
-    model.policy = state_of(parameters)
+    model.policy, model.options = state_of(parameters), options
     try:
         yield
     finally:
-        model.policy = None
+        model.policy, model.options = None, PassOptions()
 
 
 def fast_model(hf: nn.Module) -> FastModel | None:
@@ -241,9 +248,11 @@ def decode(
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         generator = torch.Generator(ids.device).manual_seed(seed + parallel.number())
     sampler = make_sampler(len(ids[rows]), generator)
-    result = sample(model.weights, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)
+    with model.precision(model.options):
+        result = sample(model.reader, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)
     if result is None:
         return None
-    columns, sampled = result
+    drawn, sampled = result
     model.sampled = None if model.policy is None else (sampled, model.policy)
+    columns = (drawn.tokens, drawn.mask, drawn.logprobs, drawn.sampler_logprobs)
     return [parallel.gather_rows(column) for column in columns]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_lib.engine import PassOptions, fast_model, is_fast, logits, plain_formulas, sped_up_by, switch
+from rlhf_lib.engine.graphs import GraphedReader
 from rlhf_lib.engine.packing import pack
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.objectives import calc_kl_penalty, token_entropy, token_kl
@@ -97,6 +98,22 @@ class TestRollouts:
         assert torch.equal(fast.mask, plain.mask)
         torch.testing.assert_close(fast.logprobs, plain.logprobs, atol=1e-4, rtol=0)
 
+    def test_steps_on_the_same_memory_give_the_same(self, policy, monkeypatch):
+        """What CUDA graphs replay, without capturing it; the second rollout runs on the first one's cache."""
+        plain = [sampled_with(policy, seed) for seed in (0, 1)]
+        engine = fast_model(policy.base_model.original_model)
+        reader = GraphedReader(engine.weights, capture=lambda step: step)
+        monkeypatch.setattr(engine, "reader", reader)
+        fast = [sampled_with(policy, seed) for seed in (0, 1)]
+        for a, b in zip(fast, plain, strict=True):
+            assert torch.equal(a.ids, b.ids)
+            torch.testing.assert_close(a.logprobs, b.logprobs, atol=1e-4, rtol=0)
+        assert list(reader.steps) == [(64, False)]
+        kept = reader.kept
+        policy.end_ids = fast[0].ids[:, -GEN:].flatten().unique()[:60].tolist()
+        ended = rollout(policy, PROMPTS, GEN)
+        assert (reader.kept is kept, ended.mask.min()) == (True, 0)
+
     def test_another_architecture_is_sampled_by_its_own_passes_and_says_so_once(self, model_dirs, monkeypatch):
         monkeypatch.setattr(switch, "TOLD", set())
         with warnings.catch_warnings(record=True) as told:
@@ -169,6 +186,8 @@ class TestPasses:
         found = self.both(policy, ids, attention, GEN + 1)
         logits_, _reference, _values, *gradients = found["fast"]
         assert logits_.dtype == gradients[0].dtype == torch.float32
+        greedy = sampled_with(policy, temperature=0.0)
+        assert not greedy.logprobs.isnan().any()
         assert 1e-5 < (logits_ - found["plain"][0]).abs().max() < 0.1 * found["plain"][0].abs().max()
 
     def test_padding_of_another_kind_takes_the_plain_pass(self, policy):
