@@ -16,7 +16,7 @@ from rlhf_lib import parallel
 from rlhf_lib.engine.decoding import Sampled, Sampler, sample
 from rlhf_lib.engine.graphs import reader_for
 from rlhf_lib.engine.logits import DeferredLogits, Source, View
-from rlhf_lib.engine.packing import pack
+from rlhf_lib.engine.packing import pack, together
 from rlhf_lib.engine.switch import is_fast, tell_once
 from rlhf_lib.engine.trunk import run_trunk
 from rlhf_lib.engine.weights import Adapters, Weights
@@ -101,23 +101,25 @@ class FastModel:
 
         Without gradients every process then gets the others' vectors too.
         """
+        if torch.is_grad_enabled():
+            self.sampled = None  # the policy is about to change, perhaps by an optimiser that writes past torch's counters
         rows = batch.own_rows
-        own = range(len(batch.ids))[rows]
-        hidden, indices = [], []
-        for start in range(own.start, own.stop, options.micro_batch_size or max(1, len(own))):
-            some = slice(start, min(start + (options.micro_batch_size or len(own)), own.stop))
-            packing = pack(batch.ids[some], batch.attention_mask[some], batch.gen_len)
+        ids, attention_mask = batch.ids[rows], batch.attention_mask[rows]
+        order = together(ids[:, : ids.shape[1] - batch.gen_len]) if options.micro_batch_size else torch.arange(len(ids))
+        hidden: list[Tensor] = []
+        index = torch.full_like(ids, -1)
+        for some in order.to(ids.device).split(options.micro_batch_size or max(1, len(ids))):
+            packing = pack(ids[some], attention_mask[some], batch.gen_len)
             if packing is None:
                 return None
             again = options.micro_batch_size is not None and torch.is_grad_enabled()
             inputs = (self.weights, packing, policy.adapters, options.checkpoint_activations)
             with self.precision(options):
                 part = checkpoint(run_trunk, *inputs, use_reentrant=False) if again else run_trunk(*inputs)
-            indices.append(torch.where(packing.index >= 0, packing.index + sum(map(len, hidden)), -1))
+            index[some] = torch.where(packing.index >= 0, packing.index + sum(map(len, hidden)), -1)
             hidden.append(part)
         width = self.weights.embedding.weight.shape[1]
         vectors = torch.cat(hidden) if hidden else self.weights.embedding.weight.new_zeros(0, width)
-        index = torch.cat(indices) if indices else batch.ids[:0]
         is_data = not torch.is_grad_enabled()
         source = Source(self.weights, vectors, trained=policy.trained, autocast=options.autocast, is_data=is_data)
         if parallel.count() == 1:

@@ -105,6 +105,14 @@ def distinct(
     return torch.tensor(rows, device=prompts.device), torch.tensor(which, device=prompts.device)
 
 
+def together(prompts: Int[Tensor, "batch prefix"]) -> Int[Tensor, " batch"]:
+    """All rows in an order in which those of the same prompt follow each other."""
+    places: dict[tuple[int, ...], int] = {}
+    return torch.tensor(
+        [places.setdefault(tuple(prompt), len(places)) for prompt in prompts.tolist()], dtype=torch.long
+    ).argsort(stable=True)
+
+
 def rows_by_length(lengths: Int[Tensor, " batch"]) -> list[tuple[Int[Tensor, " rows"], int]]:
     """Rows in a few groups of similar length, each with its longest; rows without tokens are left out."""
     ordered, order = lengths.sort(descending=True, stable=True)

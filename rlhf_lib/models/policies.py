@@ -174,7 +174,11 @@ class BridgedTransformer(nn.Module):
         fast = model.run(batch, policy, self.pass_options)
         if fast is None:
             return None
-        return fast.logits(kept), None if head is None else fast.everywhere(head(fast.source.hidden.float())[:, 0])
+        if head is None:
+            return fast.logits(kept), None
+        values = fast.everywhere(head(fast.source.hidden.float())[:, 0])
+        self.value_head_output = values.unsqueeze(-1)  # where the hook leaves it
+        return fast.logits(kept), values
 
     def refuse_what_only_fast_passes_can(self) -> None:
         """Raise where several processes train together; say once that options about memory do nothing here."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
+from rlhf_lib.engine import plain_formulas
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
 from rlhf_lib.rollouts import get_logprobs, rollout
 from rlhf_lib.trainers import TRAINERS
@@ -91,6 +92,35 @@ def test_reward_models(kind, tmp_path):
     given = {"device": "cuda", "kind": kind, "reward_base": "pocket", "problems": 32, "gen_len": 40, "epochs": 1}
     summary = TRAINERS["reward-model"](RewardModelArgs(**given, output_dir=str(tmp_path / "r"))).train()
     assert summary["judged_after"] is not None
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2", "gpt_neox"])
+def test_captured_steps_sample_what_the_plain_loop_samples(kind, model_dirs):
+    """Greedy tokens and their log-probabilities, over several rollouts of other lengths and merged weights."""
+    model = TransformerWithLora(model_dirs[kind], device="cuda")
+    for round_, prompts in enumerate((PROMPTS, [*PROMPTS[::-1]], ["2+2=", "3+3="])):
+        for parameter in model.lora_params():
+            torch.nn.init.normal_(parameter, std=0.05)
+        fast = rollout(model, prompts, 12 + round_, temperature=0.0, stop_at_eos=False)
+        with plain_formulas():
+            plain = rollout(model, prompts, 12 + round_, temperature=0.0, stop_at_eos=False)
+        assert torch.equal(fast.ids, plain.ids)
+        torch.testing.assert_close(fast.logprobs, plain.logprobs, atol=1e-3, rtol=1e-3)
+
+
+def test_captured_steps_draw_anew(model_dirs):
+    model = TransformerWithLora(model_dirs["llama"], device="cuda", dtype="bfloat16")
+    first, second = (rollout(model, PROMPTS * 8, 16, stop_at_eos=False).ids for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "options", [{"micro_batch_size": 3}, {"checkpoint_activations": True}, {"autocast": True}], ids=lambda o: next(iter(o))
+)
+def test_what_saves_memory(options, tmp_path):
+    given = {"task": "pocket", "device": "cuda", "batch_size": 16, "num_minibatches": 2, "gen_len": 16, "group_size": 4,
+             "total_phases": 2, "eval_problems": 16, "output_dir": str(tmp_path / "r"), **options}  # fmt: skip
+    assert TRAINERS["grpo"](GrpoArgs(**given)).train()["phases"] == 2
 
 
 def test_four_bits(tmp_path):
