@@ -1,18 +1,19 @@
-"""Sampling with a key-value cache that is allocated once: distinct prompts are read once, ended rows leave the batch."""
+"""Sampling: distinct prompts are read once, keys and values go to memory allocated once, ended rows leave the batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlhf_lib.engine.cache import Cache, GroupedCache, ReadCache, ReadPrompts
 from rlhf_lib.engine.packing import Packing, pack
-from rlhf_lib.engine.trunk import PackedAttention, in_rows
-from rlhf_lib.engine.weights import Weights
+from rlhf_lib.engine.weights import Block, Weights
 
 LEAVE_BELOW = 0.8  # share of rows still running at which the others leave the batch
+GROUPED_FROM = 2  # rows a prompt, on average, from which prompts are kept once
+NOISE_NUMBERS = 2**20  # random numbers drawn at a time
 Truncate = Callable[[Float[Tensor, "rows vocab"]], Float[Tensor, "rows vocab"]]
 
 
@@ -26,92 +27,6 @@ class Sampled:
     """Each generated token's vector; -1 after the end."""
 
 
-class Cache:
-    """Keys and values of `rows` sequences, layer by layer, with room for `slots` tokens each.
-
-    Prompts fill the first `widest` slots from the left; the token generated at step t has slot widest + t in every row.
-    """
-
-    def __init__(self, weights: Weights, rows: int, slots: int):
-        shape = (rows, weights.kv_heads, slots, weights.head_width)
-        like = weights.embedding.weight
-        self.keys, self.values = (
-            [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in weights.blocks] for _ in range(2)
-        )
-
-    def begin(self, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"]) -> None:
-        """Take in prompts of these lengths, each for the rows that have it."""
-        self.prompt_of, self.widest = prompt_of, int(lengths.max())
-        slot = torch.arange(self.keys[0].shape[2], device=lengths.device)
-        self.seen: Bool[Tensor, "rows slots"] = (slot < lengths[prompt_of][:, None]) | (slot >= self.widest)
-        self.has_gaps = bool((lengths != self.widest).any())
-
-    def keep(self, rows: Int[Tensor, " kept"], filled: int) -> None:
-        """Only these rows from now on; the first `filled` slots matter."""
-        for store in (self.keys, self.values):
-            for layer, full in enumerate(store):
-                store[layer] = full.new_empty(len(rows), *full.shape[1:])
-                torch.index_select(full[:, :, :filled], 0, rows, out=store[layer][:, :, :filled])
-        self.seen = self.seen[rows]
-
-
-@dataclass
-class ReadPrompts:
-    """Attention among the prompts' tokens that leaves keys and values in the cache, for every row of each prompt."""
-
-    packing: Packing
-    cache: Cache
-    layer: int = 0
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "tokens heads d_head"]:
-        """What each token's query reads."""
-        cache, prompts = self.cache, self.packing.prompts
-        for store, part in ((cache.keys, k), (cache.values, v)):
-            rows = in_rows(part, prompts).index_select(0, cache.prompt_of)
-            store[self.layer][:, :, : cache.widest] = rows
-        self.layer += 1
-        return PackedAttention(self.packing)(q, k, v)
-
-
-@dataclass
-class ReadCache:
-    """Attention of one new token a row over the filled part of the cache, which it joins."""
-
-    cache: Cache
-    step: int
-    layer: int = 0
-
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
-        """What each row's query reads."""
-        cache, slot = self.cache, self.cache.widest + self.step
-        keys, values = cache.keys[self.layer], cache.values[self.layer]
-        keys[:, :, slot], values[:, :, slot] = k, v
-        self.layer += 1
-        mask = cache.seen[:, None, None, : slot + 1] if cache.has_gaps else None
-        folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # heads that share keys are more queries
-        read = F.scaled_dot_product_attention(folded, keys[:, :, : slot + 1], values[:, :, : slot + 1], attn_mask=mask)
-        return read.reshape(q.shape)
-
-
-def read_prompts(weights: Weights, packing: Packing, cache: Cache) -> Float[Tensor, "prompts width"]:
-    """The vectors that choose the first generated token, one a prompt; the cache is filled."""
-    x, rotation = weights.embed(packing.ids, packing.positions)
-    attend = ReadPrompts(packing, cache)
-    for block in weights.blocks:
-        x = weights.run_block(block, x, attend, rotation, {})
-    return weights.last_norm(x)
-
-
-def read_token(
-    weights: Weights, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], attend: Callable[..., Tensor]
-) -> Float[Tensor, "rows width"]:
-    """The vectors that choose the next token, after one more token a row."""
-    x, rotation = weights.embed(tokens, positions)
-    for block in weights.blocks:
-        x = weights.run_block(block, x, attend, rotation, {})
-    return weights.last_norm(x)
-
-
 class Reader:
     """Reads prompts, then token after token, and remembers keys and values."""
 
@@ -120,29 +35,38 @@ class Reader:
 
     def __init__(self, weights: Weights):
         self.weights = weights
+        self.blocks: list[Block] = []  # of the rollout that is under way
 
     def read_prompts(
         self, packing: Packing, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"], gen_len: int
     ) -> Float[Tensor, "prompts width"]:
         """The vectors that choose the first generated token, one a prompt."""
-        self.cache = self.cache_for(len(prompt_of), packing.prompts.length + gen_len)
+        self.cache = self.cache_for(len(prompt_of), len(lengths), packing.prompts.length, gen_len)
         self.cache.begin(prompt_of, lengths)
+        self.blocks = self.weights.blocks_for_sampling()
         ends = torch.arange(len(lengths), device=lengths.device) * packing.prompts.length + lengths - 1
-        return read_prompts(self.weights, packing, self.cache)[ends]
+        return self.read(packing.ids, packing.positions, ReadPrompts(packing, self.cache))[ends]
 
-    def cache_for(self, rows: int, slots: int) -> Cache:
+    def cache_for(self, rows: int, prompts: int, widest: int, gen_len: int) -> Cache | GroupedCache:
         """An empty cache."""
-        return Cache(self.weights, rows, slots)
+        if rows >= GROUPED_FROM * prompts:
+            return GroupedCache(self.weights, rows, gen_len)
+        return Cache(self.weights, rows, widest + gen_len)
 
     def read_tokens(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], step: int
     ) -> Float[Tensor, "rows width"]:
         """The vectors that choose the next token, after the tokens generated at `step`."""
-        return read_token(self.weights, tokens, positions, ReadCache(self.cache, step))
+        return self.read(tokens, positions, ReadCache(self.cache, step))
 
-    def keep(self, rows: Int[Tensor, " kept"], step: int) -> None:
-        """Only these rows from now on; tokens up to `step` have been generated, the last of them not yet read."""
-        self.cache.keep(rows, self.cache.widest + step)
+    def read(
+        self, ids: Int[Tensor, " tokens"], positions: Int[Tensor, " tokens"], attend: Callable[..., Tensor]
+    ) -> Float[Tensor, "tokens width"]:
+        """Every token's vector after the last norm."""
+        x, rotation = self.weights.embed(ids, positions)
+        for block in self.blocks:
+            x = self.weights.run_block(block, x, attend, rotation, {})
+        return self.weights.last_norm(x)
 
 
 class Sampler:
@@ -150,6 +74,7 @@ class Sampler:
 
     def __init__(self, batch: int, temperature: float, truncate: Truncate | None, generator: torch.Generator | None):
         self.batch, self.temperature, self.truncate, self.generator = batch, temperature, truncate, generator
+        self.wanted: list[int] | None = None  # rows that are left, as of the last draw
 
     def __call__(
         self, logits: Float[Tensor, "vectors vocab"], rows: Int[Tensor, " rows"], vector_of: Int[Tensor, " rows"] | None
@@ -169,8 +94,21 @@ class Sampler:
 
     def noise(self, rows: Int[Tensor, " rows"], vocab: int) -> Float[Tensor, "rows vocab"]:
         """Exponential random numbers for these rows of the batch: what torch.multinomial divides probabilities by."""
-        drawn = torch.empty(self.batch, vocab, device=rows.device).exponential_(1, generator=self.generator)
-        return drawn if len(rows) == self.batch else drawn[rows]
+        if rows.device.type != "cpu":
+            return torch.empty(len(rows), vocab, device=rows.device).exponential_(1, generator=self.generator)
+        if self.wanted is None or len(self.wanted) != len(rows):
+            self.wanted = rows.tolist()
+        noise, place = torch.empty(len(rows), vocab), 0
+        size = max(1, NOISE_NUMBERS // vocab)
+        for start in range(0, self.batch, size):  # numbers are drawn for ended rows too, so that the others get theirs
+            stop = min(start + size, self.batch)
+            uniform = torch.rand(stop - start, vocab, dtype=torch.float64, generator=self.generator)
+            mine = [row - start for row in self.wanted[place : place + size] if row < stop]
+            if mine:
+                chosen = uniform if len(mine) == len(uniform) else uniform[mine]
+                noise[place : place + len(mine)] = chosen.neg_().add_(1).log_().neg_()  # Tensor.exponential_, a third the time
+                place += len(mine)
+        return noise
 
 
 class Drawn:
@@ -238,7 +176,7 @@ def sample(
                 break
             if reader.rows_leave and left < LEAVE_BELOW * len(rows):
                 stay = running.nonzero()[:, 0]
-                reader.keep(stay, step)
+                reader.cache.keep(stay, step)
                 rows, tokens, running = rows[stay], tokens[stay], None
             elif left == len(rows):
                 running = None

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlhf_lib.engine.decoding import Cache, Reader, read_token
+from rlhf_lib.engine.cache import Cache
+from rlhf_lib.engine.decoding import Reader
 from rlhf_lib.engine.weights import Weights
 
 LENGTH_STEP = 64
@@ -65,8 +66,9 @@ class GraphedReader(Reader):
         self.kept: Cache | None = None
         self.addresses: list[int] = []  # of the weights, which a graph reads where they were
 
-    def cache_for(self, rows: int, slots: int) -> Cache:
+    def cache_for(self, rows: int, prompts: int, widest: int, gen_len: int) -> Cache:
         """The cache of the last rollout where it fits, with its graphs."""
+        slots = widest + gen_len
         kept, addresses = self.kept, [parameter.data_ptr() for parameter in self.weights.hf.parameters()]
         fits = kept is not None and kept.keys[0].shape[0] == rows and kept.keys[0].shape[2] >= slots
         if not fits or addresses != self.addresses:
@@ -98,9 +100,7 @@ class GraphedReader(Reader):
         key = (length, torch.is_autocast_enabled(tokens.device.type))
         if key not in self.steps:
             self.steps[key] = self.capture(
-                lambda: read_token(
-                    self.weights, self.tokens, self.positions, ReadSlots(self.cache, self.seen, self.slot, length)
-                )
+                lambda: self.read(self.tokens, self.positions, ReadSlots(self.cache, self.seen, self.slot, length))
             )
         return self.steps[key]().clone()
 

@@ -166,10 +166,7 @@ class FastModel:
             return False
         sampled, state = self.sampled
         return (
-            sampled.index.shape[1] == gen_len
-            and sampled.hidden.dtype == torch.float32
-            and same_state(state_of(policy.trained), state)
-            and torch.equal(ids, sampled.ids)
+            sampled.index.shape[1] == gen_len and same_state(state_of(policy.trained), state) and torch.equal(ids, sampled.ids)
         )
 
 
@@ -244,6 +241,7 @@ def decode(
     model = fast_model(hf)
     if model is None:
         return None
+    model.sampled = None
     rows = parallel.own_rows(ids)
     if parallel.count() > 1:
         device = generator.device if generator is not None else torch.device("cpu")
@@ -255,6 +253,7 @@ def decode(
     if result is None:
         return None
     drawn, sampled = result
-    model.sampled = None if model.policy is None else (sampled, model.policy)
+    if model.policy is not None and sampled.hidden.dtype == torch.float32 and not model.options.autocast:
+        model.sampled = (sampled, model.policy)
     columns = (drawn.tokens, drawn.mask, drawn.logprobs, drawn.sampler_logprobs)
     return [parallel.gather_rows(column) for column in columns]

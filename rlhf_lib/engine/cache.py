@@ -1,0 +1,163 @@
+"""Keys and values of the tokens so far, and a new token's attention over them."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rlhf_lib.engine.packing import Packing
+from rlhf_lib.engine.trunk import PackedAttention, in_rows
+from rlhf_lib.engine.weights import Weights
+
+Store = list[Float[Tensor, "rows kv_heads slots d_head"]]
+
+
+class Cache:
+    """Keys and values of `rows` sequences, layer by layer, with room for `slots` tokens each.
+
+    Prompts fill the first `widest` slots from the left; the token generated at step t has slot widest + t in every row.
+    """
+
+    def __init__(self, weights: Weights, rows: int, slots: int):
+        self.keys, self.values = (empty_store(weights, rows, slots) for _ in range(2))
+
+    def begin(self, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"]) -> None:
+        """Take in prompts of these lengths, each for the rows that have it."""
+        self.prompt_of, self.widest = prompt_of, int(lengths.max())
+        slot = torch.arange(self.keys[0].shape[2], device=lengths.device)
+        self.seen = (slot < lengths[prompt_of][:, None]) | (slot >= self.widest)
+        self.has_gaps = bool((lengths != self.widest).any())
+
+    def take_prompts(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Keep a layer's keys and values [prompts kv_heads widest d_head] for every row of each prompt."""
+        self.keys[layer][:, :, : self.widest] = keys.index_select(0, self.prompt_of)
+        self.values[layer][:, :, : self.widest] = values.index_select(0, self.prompt_of)
+
+    def attend(self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
+        """What each row's query reads of the tokens so far, the one of `step` included, which joins them."""
+        keys, values, slot = self.keys[layer], self.values[layer], self.widest + step
+        keys[:, :, slot], values[:, :, slot] = k, v
+        mask = self.seen[:, None, None, : slot + 1] if self.has_gaps else None
+        folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # heads that share keys are more queries
+        read = F.scaled_dot_product_attention(folded, keys[:, :, : slot + 1], values[:, :, : slot + 1], attn_mask=mask)
+        return read.reshape(q.shape)
+
+    def keep(self, rows: Int[Tensor, " kept"], step: int) -> None:
+        """Only these rows from now on; the token of `step` has not been read yet."""
+        keep_rows(self, rows, self.widest + step)
+        self.seen = self.seen[rows]
+
+
+class GroupedCache:
+    """The same for rows that share prompts: a prompt's keys and values are kept once, and read once for all of its rows.
+
+    Rows have slots for their own tokens only. Queries of a prompt's rows stand in one matrix, so that reading the prompt is a
+    product of matrices; its scores go back to the rows and into one softmax with those of the rows' own tokens.
+    """
+
+    def __init__(self, weights: Weights, rows: int, gen_len: int):
+        self.keys, self.values = (empty_store(weights, rows, gen_len) for _ in range(2))
+        self.prompt_keys: Store = []
+        self.prompt_values: Store = []
+
+    def begin(self, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"]) -> None:
+        """Take in prompts of these lengths, each for the rows that have it."""
+        column = torch.arange(int(lengths.max()), device=lengths.device)
+        self.unseen = (column >= lengths[:, None])[:, None, None]  # [prompts 1 1 widest]
+        self.has_gaps = bool(self.unseen.any())
+        self.group(prompt_of)
+
+    def group(self, prompt_of: Int[Tensor, " rows"]) -> None:
+        """Where rows stand among their prompt's: `place_of` [rows] in prompts x widest group, and `row_at` the other way."""
+        counts = prompt_of.bincount(minlength=len(self.unseen))
+        order = prompt_of.argsort(stable=True)
+        starts = counts.cumsum(0) - counts
+        rank = torch.empty_like(prompt_of)
+        rank[order] = torch.arange(len(prompt_of), device=prompt_of.device) - starts[prompt_of[order]]
+        self.prompt_of, self.widest_group = prompt_of, int(counts.max())
+        self.place_of = prompt_of * self.widest_group + rank
+        self.row_at = prompt_of.new_zeros(len(counts) * self.widest_group).scatter(
+            0, self.place_of, torch.arange(len(prompt_of), device=prompt_of.device)
+        )
+
+    def take_prompts(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Keep a layer's keys and values [prompts kv_heads widest d_head]."""
+        self.prompt_keys.append(keys.contiguous())
+        self.prompt_values.append(values.contiguous())
+
+    def attend(self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
+        """What each row's query reads of the tokens so far, the one of `step` included, which joins them."""
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, step], values[:, :, step] = k, v
+        folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1]) * q.shape[-1] ** -0.5
+        scores = self.from_prompts(self.of_prompts(folded) @ self.prompt_keys[layer].transpose(2, 3))
+        if self.has_gaps:
+            scores = scores.masked_fill(self.unseen[self.prompt_of], -float("inf"))
+        own = folded @ keys[:, :, : step + 1].transpose(2, 3)
+        weights = torch.cat([scores, own], dim=-1).softmax(dim=-1)
+        of_prompt, of_own = weights.split([scores.shape[-1], step + 1], dim=-1)
+        read = self.from_prompts(self.of_prompts(of_prompt) @ self.prompt_values[layer])
+        return (read + of_own @ values[:, :, : step + 1]).reshape(q.shape)
+
+    def of_prompts(self, rows: Float[Tensor, "rows kv_heads shared width"]) -> Float[Tensor, "prompts kv_heads queries width"]:
+        """Rows' queries, or weights, below each other by prompt."""
+        placed = rows.index_select(0, self.row_at).unflatten(0, (-1, self.widest_group))
+        return placed.transpose(1, 2).flatten(2, 3)
+
+    def from_prompts(
+        self, read: Float[Tensor, "prompts kv_heads queries width"]
+    ) -> Float[Tensor, "rows kv_heads shared width"]:
+        """Back to the rows."""
+        placed = read.unflatten(2, (self.widest_group, -1)).transpose(1, 2)
+        return placed.flatten(0, 1).index_select(0, self.place_of)
+
+    def keep(self, rows: Int[Tensor, " kept"], step: int) -> None:
+        """Only these rows from now on; the token of `step` has not been read yet."""
+        keep_rows(self, rows, step)
+        self.group(self.prompt_of[rows])
+
+
+def empty_store(weights: Weights, rows: int, slots: int) -> Store:
+    """Memory for every layer."""
+    like, shape = weights.embedding.weight, (rows, weights.kv_heads, slots, weights.head_width)
+    return [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in weights.blocks]
+
+
+def keep_rows(cache: Cache | GroupedCache, rows: Int[Tensor, " kept"], filled: int) -> None:
+    """Some rows of a cache in place of all, with as many slots, of which the first `filled` are copied."""
+    for store in (cache.keys, cache.values):
+        for layer, full in enumerate(store):
+            store[layer] = full.new_empty(len(rows), *full.shape[1:])
+            store[layer][:, :, :filled] = full[:, :, :filled].index_select(0, rows)
+
+
+@dataclass
+class ReadPrompts:
+    """Attention among the prompts' tokens that leaves keys and values in a cache, layer after layer."""
+
+    packing: Packing
+    cache: Cache | GroupedCache
+    layer: int = 0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "tokens heads d_head"]:
+        """What each token's query reads."""
+        prompts = self.packing.prompts
+        self.cache.take_prompts(self.layer, in_rows(k, prompts), in_rows(v, prompts))
+        self.layer += 1
+        return PackedAttention(self.packing)(q, k, v)
+
+
+@dataclass
+class ReadCache:
+    """Attention of one new token a row over a cache, layer after layer."""
+
+    cache: Cache | GroupedCache
+    step: int
+    layer: int = 0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
+        """What each row's query reads."""
+        self.layer += 1
+        return self.cache.attend(self.layer - 1, self.step, q, k, v)
