@@ -3,9 +3,9 @@
     python benchmarks/sizing.py
     python benchmarks/sizing.py --gpu H100 --teraflops 989 --terabytes-per-second 3.35 --nvlink 450 --network 50
 
-The first writes benchmarks/results/recipes.md and, from arithmetic.py, benchmarks/results/sizing.md; the second prints the latter
-for another GPU. The formulas stand beside the numbers they give; the GPU of the recipes is an A100 with 80 GB: 312 TFLOP/s in
-bfloat16 and 156 in float32 (TF32), of which 35% are taken to be reached, and 2 TB/s.
+The first writes benchmarks/results/recipes.md and, from arithmetic.py, benchmarks/results/sizing.md; the second prints the
+latter for another GPU. The recipes share the formulas of arithmetic.py and its GPU: an A100 with 80 GB, 2 TB/s, 312 TFLOP/s in
+bfloat16 and 19.5 in float32, of which 35% are taken to be reached. Models without fast path have formulas of their own.
 """
 
 import argparse
@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arithmetic import Gpu, page
+from arithmetic import MODELS, REACHED, Gpu, Job, Sizing, page
 from tabulate import tabulate
 
 from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
 from rlhf_lib.recipes import RECIPES, recipe
 
-FLOPS, REACHED, BANDWIDTH = 312e12, 0.35, 2e12
 RESULTS = Path(__file__).parent / "results"
-STEP_OVERHEAD = 0.03  # seconds that launching the kernels of one decoding step takes, whatever the batch
+A100 = Gpu()
+SOLUTION = 130  # tokens of a worked solution
+SAMPLING_ROWS = 128  # completions that a reward model's data are sampled with at a time
+STEP_OVERHEAD = 0.03  # seconds that launching the kernels of one decoding step of transformers takes, whatever the batch
 KINDS: dict[str, Any] = {
     "sft": SftArgs,
     "reward-model": RewardModelArgs,
@@ -31,42 +33,61 @@ KINDS: dict[str, Any] = {
     "reft": ReftArgs,
     "self-training": SelfTrainingArgs,
 }
+ENGINE = {"Qwen/Qwen2.5-0.5B-Instruct": MODELS[0]}
+PROMPT = {"Qwen/Qwen2.5-0.5B-Instruct": 140, "EleutherAI/gpt-neo-1.3B": 700}  # tokens of a GSM8K prompt in the recipe's style
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's size, from its published configuration."""
+    """The size of a model without fast path, from its published configuration."""
 
     parameters: float
     layers: int
     width: int
     heads: int
-    kv_width: int
     vocab: int
-    prompt: int
-    """Tokens of a GSM8K prompt in the recipe's style, roughly."""
 
 
-MODELS = {
-    "Qwen/Qwen2.5-0.5B-Instruct": Shape(0.494e9, 24, 896, 14, 128, 151_936, 140),
-    "EleutherAI/gpt-neo-1.3B": Shape(1.316e9, 24, 2048, 16, 2048, 50_257, 700),
-    "distilroberta-base": Shape(0.082e9, 6, 768, 12, 768, 50_265, 140),
+PLAIN = {
+    "EleutherAI/gpt-neo-1.3B": Shape(1.316e9, 24, 2048, 16, 50_257),
+    "distilroberta-base": Shape(0.082e9, 6, 768, 12, 50_265),
 }
 
 
-def state_bytes(shape: Shape, rank: int | None, frozen_copy: bool) -> float:
-    """Trained in full, in float32: weights, gradient and AdamW's two moments, 4 bytes each, and the frozen reference.
+def job_of(args: Any, **changes: Any) -> Job:
+    """A recipe's phase; completions that all run to the cap, so that nothing larger comes."""
+    group = getattr(args, "group_size", None) or 1
+    values = {
+        "prompts": args.batch_size // group,
+        "group": group,
+        "prompt": PROMPT[args.base_model],
+        "gen_len": args.gen_len,
+        "mean": args.gen_len,
+        "rank": getattr(args, "lora_rank", None),
+    }
+    return Job(**{**values, **changes})
 
-    Under adapters the weights are bfloat16. The adapters, in float32 with gradient and moments, have about 2.5 rank x width
-    numbers in each of a layer's 7 maps.
-    """
-    if rank is None:
-        return 4 * shape.parameters * (4 + frozen_copy)
-    return shape.parameters * 2 + 16 * shape.layers * 7 * rank * 2.5 * shape.width
+
+def phase_of(args: Any) -> tuple[float, float]:
+    """Memory, and seconds a phase, by the engine."""
+    full = getattr(args, "lora_rank", None) is None
+    steps = {"num_minibatches": args.num_minibatches, "passes": args.batches_per_learning_phase}
+    job = job_of(args, evaluations=5 if full else 2, frozen_copy=full, **steps)
+    case = Sizing(ENGINE[args.base_model], 1, job, A100)
+    parts = (case.rollout_memory, case.scoring_memory(case.rows), case.learning_memory(case.minibatch))
+    return max(parts), case.rollout + case.scoring + case.learning()
 
 
-def activation_bytes(shape: Shape, rows: int, tokens: int, number: int = 2) -> float:
-    """Activations kept for the backward pass, rows x tokens x width x (34 + 5 heads tokens / width) bytes a layer.
+def sft_of(args: Any) -> tuple[float, float]:
+    """Memory, and seconds an epoch: no rollouts, one evaluation of the logits."""
+    tokens = PROMPT[args.base_model] + SOLUTION
+    once = {"num_minibatches": 1, "passes": 1, "evaluations": 1}
+    case = Sizing(ENGINE[args.base_model], 1, job_of(args, prompt=0, gen_len=tokens, mean=tokens, **once), A100)
+    return case.states + case.learned(args.batch_size), case.learning() * args.problems / args.batch_size
+
+
+def activation_bytes(shape: Shape, rows: int, tokens: int, number: int) -> float:
+    """Without fast path: rows x tokens x width x (34 + 5 heads tokens / width) bytes a layer.
 
     Korthikanti et al. 2022, equation 2, with 2-byte numbers (scaled for `number` bytes) and attention matrices held whole, as
     eager attention does.
@@ -74,75 +95,56 @@ def activation_bytes(shape: Shape, rows: int, tokens: int, number: int = 2) -> f
     return number / 2 * shape.layers * rows * tokens * shape.width * (34 + 5 * shape.heads * tokens / shape.width)
 
 
-def logit_bytes(shape: Shape, rows: int, tokens: int) -> float:
-    """Full-vocabulary logits in float32, about four copies of them at the peak: logits, log-softmax, and their gradients."""
-    return 4 * 4 * rows * tokens * shape.vocab
+def plain_phase_of(args: Any) -> tuple[float, float]:
+    """Memory, and seconds a phase, of adapters on a model without fast path: padding is computed, logits are whole.
 
-
-def rollout_seconds(shape: Shape, rows: int, gen_len: int, prompt: int) -> float:
-    """A step of decoding reads all weights and the cache once, and takes at least STEP_OVERHEAD."""
-    cache = rows * (prompt + gen_len / 2) * shape.layers * 2 * shape.kv_width * 2
-    return gen_len * (STEP_OVERHEAD + (2 * shape.parameters + cache) / BANDWIDTH)
-
-
-def training_seconds(shape: Shape, tokens: float, adapters: bool) -> float:
-    """2 floating-point operations a parameter and token forward, 4 backward (2 with adapters: no gradient of the weights).
-
-    Full fine-tuning is in float32, which takes twice as long.
+    Weights are bfloat16; adapters, about 2.5 rank x width numbers in each of a layer's 6 maps, are float32, and with them
+    gradient and moments.
+    Logits are float32: six copies of the whole phase in scoring (policy, reference, their KL), four of a minibatch in learning.
     """
-    return (4 if adapters else 6 * 2) * shape.parameters * tokens / (FLOPS * REACHED)
+    shape, tokens = PLAIN[args.base_model], PROMPT[args.base_model] + args.gen_len
+    state = 2 * shape.parameters + 16 * shape.layers * 6 * args.lora_rank * 2.5 * shape.width
+    logits = 4 * (args.gen_len + 1) * shape.vocab
+    learning = activation_bytes(shape, args.minibatch_size, tokens, 2) + 4 * args.minibatch_size * logits
+    cache = args.batch_size * (tokens - args.gen_len / 2) * shape.layers * 2 * shape.width * 2
+    seconds = args.gen_len * (STEP_OVERHEAD + (2 * shape.parameters + cache) / A100.bandwidth)
+    operations = (2 * 2 + 4 * args.batches_per_learning_phase) * shape.parameters * args.batch_size * tokens
+    return state + max(6 * args.batch_size * logits, learning), seconds + operations / (A100.flops * REACHED)
+
+
+def reward_model_of(args: Any) -> tuple[float, float]:
+    """Memory, and seconds in all: sampling by the engine, then training the verifier in float32 without fast path."""
+    head, rows = PLAIN[args.reward_base], args.problems * args.samples
+    changes = {"prompts": SAMPLING_ROWS // args.samples, "group": args.samples}
+    case = Sizing(ENGINE[args.base_model], 1, job_of(args, rank=16, **changes), A100)
+    memory = case.weights + max(
+        case.kept + case.draw + 2 * case.sampled,
+        case.kept + 16 * head.parameters + activation_bytes(head, args.batch_size, 400, 4),
+    )
+    tokens = args.epochs * rows * (case.job.prompt + args.gen_len)
+    return memory, case.rollout * rows / SAMPLING_ROWS + 6 * head.parameters * tokens / (A100.float32 * REACHED)
 
 
 def size(name: str) -> tuple:
     """A recipe's row."""
     algorithm = name.removesuffix("-gsm8k")
     args = recipe(KINDS[algorithm], name)
-    shape, rank = MODELS[args.base_model], getattr(args, "lora_rank", None)
     if algorithm == "reward-model":
-        head = MODELS[args.reward_base]
-        rows = args.problems * args.samples
-        sampling = rollout_seconds(shape, 128, args.gen_len, shape.prompt) * rows / 128
-        training = training_seconds(head, args.epochs * rows * (shape.prompt + args.gen_len), adapters=False)
-        memory = 2 * shape.parameters + state_bytes(head, None, False) + activation_bytes(head, args.batch_size, 400, 4)
-        return (
-            name,
-            f"{args.base_model}, {args.reward_base}",
-            f"{memory / 1e9:.0f}",
-            "",
-            f"{(sampling + training) / 3600:.1f}",
-        )
-    tokens = shape.prompt + args.gen_len
+        memory, seconds = reward_model_of(args)
+        return name, f"{args.base_model}, {args.reward_base}", f"{memory / 1e9:.0f}", "", f"{seconds / 3600:.1f}"
     if algorithm == "sft":
-        tokens = shape.prompt + 130  # a worked solution
-        memory = state_bytes(shape, rank, False) + activation_bytes(shape, args.batch_size, tokens, 4 if rank is None else 2)
-        memory += logit_bytes(shape, args.batch_size, tokens)
-        seconds = training_seconds(shape, args.problems * tokens, rank is not None)
-        return (
-            name,
-            args.base_model,
-            f"{memory / 1e9:.0f}",
-            f"{seconds:.0f} (an epoch)",
-            f"{args.epochs * seconds / 3600:.1f}",
-        )
-    rows, number = args.minibatch_size, 4 if rank is None else 2
-    # policy, reference and their KL: six copies, of the phase at once
-    scoring = 1.5 * logit_bytes(shape, args.batch_size, args.gen_len + 1)
-    learning = activation_bytes(shape, rows, tokens, number) + logit_bytes(shape, rows, args.gen_len + 1)
-    memory = state_bytes(shape, rank, rank is None) + max(scoring, learning)
-    seconds = rollout_seconds(shape, args.batch_size, args.gen_len, shape.prompt)
-    seconds += 2 * 2 * shape.parameters * args.batch_size * tokens / (FLOPS * REACHED)
-    seconds += args.batches_per_learning_phase * training_seconds(shape, args.batch_size * tokens, rank is not None)
-    return (name, args.base_model, f"{memory / 1e9:.0f}", f"{seconds:.0f}", f"{args.total_phases * seconds / 3600:.1f}")
+        memory, seconds = sft_of(args)
+        return name, args.base_model, f"{memory / 1e9:.0f}", f"{seconds:.0f} (an epoch)", f"{args.epochs * seconds / 3600:.1f}"
+    memory, seconds = (phase_of if args.base_model in ENGINE else plain_phase_of)(args)
+    return name, args.base_model, f"{memory / 1e9:.0f}", f"{seconds:.0f}", f"{args.total_phases * seconds / 3600:.1f}"
 
 
-def write_recipes() -> None:
-    """Print the recipes' table and write it."""
+def recipes_page() -> str:
+    """All recipes."""
     names = sorted(file.stem for file in RECIPES.glob("*-gsm8k.json"))
     heads = ("recipe", "models", "GB of GPU memory", "seconds a phase", "hours in all")
     table = tabulate([size(name) for name in names], heads, tablefmt="github", disable_numparse=True)
-    text = f"Computed for one A100 with 80 GB, not measured (`python benchmarks/sizing.py` has the formulas):\n\n{table}\n"
-    (RESULTS / "recipes.md").write_text(text)
-    print(text)
+    return f"Computed for one A100 with 80 GB, not measured (`python benchmarks/sizing.py` has the formulas):\n\n{table}\n"
 
 
 def main() -> None:
@@ -159,7 +161,8 @@ def main() -> None:
     speeds = (given.teraflops * 1e12, given.terabytes_per_second * 1e12, given.nvlink * 1e9, given.network * 1e9)
     gpu = Gpu(given.gpu, given.gigabytes * 1e9, *speeds)
     if gpu == usual:
-        write_recipes()
+        (RESULTS / "recipes.md").write_text(recipes_page())
+        print(recipes_page())
         (RESULTS / "sizing.md").write_text(page(gpu))
     print(page(gpu))
 
