@@ -1,12 +1,12 @@
 """Tokens a second: this library's sampling against transformers' generate, with its dynamic and with its static cache.
 
-    python benchmarks/rollout.py [--models pocket gpt2-small qwen2.5-0.5b] [--batches 1 8 32 128 512] [--gen-lens 16 64 128 512]
+    python benchmarks/rollout.py [--models pocket gpt2-small qwen2.5-0.5b] [--batches 1 16 128 512] [--gen-lens 16 48 128 512]
     python benchmarks/rollout.py --device cuda --dtype bfloat16                                  (written for it, not measured)
 
 Prompts are 32 random token ids, nothing ends early, and temperature is 1 with no truncation: all three sample batch x gen_len
-tokens. One more row ends naturally: the bundled model on 16 prompts of the pocket task x 8. transformers' side is a model
-freshly loaded by AutoModelForCausalLM; gpt2-small and qwen2.5-0.5b have the shapes of these models and random weights. In a
-cell the three take turns, one round uncounted; its figure is the median of the others. A cell that would not fit the context,
+tokens. Two more rows are what training samples, 16 prompts of the pocket task x 8 on the bundled model: with natural ends, and
+at full length. transformers' side is a model freshly loaded by AutoModelForCausalLM; gpt2-small and qwen2.5-0.5b have the shapes
+of these models and random weights. In a cell the three take turns, one round uncounted; its figure is the median of the others. A cell that would not fit the context,
 or would take longer than --cell-limit seconds in all by the estimate from short runs, is listed as skipped. With --device cuda
 the time in which the device could at best read the weights and the cache, or do the arithmetic, is given beside.
 """
@@ -240,11 +240,12 @@ def grid(contest: Contest, context: int, given: Any) -> Iterator[dict[str, Any]]
             yield with_floor(cell, contest, given) if given.device.startswith("cuda") else cell
 
 
-def natural(contest: Contest, given: Any) -> dict[str, Any]:
-    """The row that ends naturally: prompts of the pocket task x 8, at most 48 tokens."""
-    prompts = PocketTask().draw(max(1, given.natural_batch // 8), 0, 0).repeat(8).prompts
-    ids, mask = encode_prompts(contest.ours.tokenizer, prompts)
-    return measure(contest, ids.to(given.device), mask.to(given.device), 48, contest.ours.end_ids, given)
+def grouped(contest: Contest, given: Any) -> list[dict[str, Any]]:
+    """What training samples: prompts of the pocket task x 8, at most 48 tokens, with natural ends and at full length."""
+    prompts = PocketTask().draw(max(1, given.grouped_batch // 8), 0, 0).repeat(8).prompts
+    ids, mask = (part.to(given.device) for part in encode_prompts(contest.ours.tokenizer, prompts))
+    ends = (contest.ours.end_ids, [])
+    return [{**measure(contest, ids, mask, 48, end_ids, given), "prompts": f"{len(ids) // 8} x 8"} for end_ids in ends]
 
 
 def table_of(cells: list[dict[str, Any]]) -> str:
@@ -256,8 +257,9 @@ def table_of(cells: list[dict[str, Any]]) -> str:
         shown = [f"**{cell[name]:.2f}**" if cell[name] == least else f"{cell[name]:.2f}" for name, least in lowest.items()]
         speeds = [f"{cell[f'{system}_tokens_per_s']:.0f}" for system in SYSTEMS]
         shares = [f"{cell['ours_share_of_floor']:.1%}"] if "floor_s" in cell else []
-        rows.append((cell["model"], cell["batch"], cell["gen_len"], cell["ends"], *speeds, *shown, *shares))
-    heads = ["model", "batch", "gen_len", "ends", "ours", "dynamic", "static", "ours/dynamic", "ours/static"]
+        prompts = cell.get("prompts", "distinct")
+        rows.append((cell["model"], prompts, cell["batch"], cell["gen_len"], cell["ends"], *speeds, *shown, *shares))
+    heads = ["model", "prompts", "batch", "gen_len", "ends", "ours", "dynamic", "static", "ours/dynamic", "ours/static"]
     heads += ["share of floor"] if any("floor_s" in cell for cell in measured) else []
     skipped = [f"- {c['model']}, batch {c['batch']}, gen_len {c['gen_len']}: {c['skipped']}" for c in cells if "skipped" in c]
     text = "Tokens a second; ratios above 1: this library is faster. In bold the lowest ratio.\n\n"
@@ -269,9 +271,11 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32, 128, 512])
-    parser.add_argument("--gen-lens", nargs="+", type=int, default=[16, 64, 128, 512])
-    parser.add_argument("--natural-batch", type=int, default=128, help="completions of the row that ends naturally; 0: none")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16, 128, 512])
+    parser.add_argument("--gen-lens", nargs="+", type=int, default=[16, 48, 128, 512])
+    parser.add_argument(
+        "--grouped-batch", type=int, default=128, help="completions of the rows with groups of prompts; 0: none"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cell-limit", type=float, default=60.0, help="seconds that a cell may take, all rounds together")
     parser.add_argument("--threads", type=int, default=2)
@@ -292,7 +296,7 @@ def main(words: list[str] | None = None) -> None:
         with model_directory(name) as directory:
             contest = Contest.of(directory, given.device, given.dtype)
             found = list(grid(contest, contest.ours.cfg.n_ctx, given))
-            found += [natural(contest, given)] if name == "pocket" and given.natural_batch else []
+            found += grouped(contest, given) if name == "pocket" and given.grouped_batch else []
             cells += [{"model": name, **cell} for cell in found]
             del contest
     measured = [cell for cell in cells if "skipped" not in cell]

@@ -237,7 +237,7 @@ class TestTheSameObjective:
 
 class TestRollout:
     def test_measures_skips_and_tells_why(self, main, tmp_path):
-        words = ("--models", "pocket", "--batches", 1, 2, "--gen-lens", 2, 500, "--rounds", 1, "--natural-batch", 8)
+        words = ("--models", "pocket", "--batches", 1, 2, "--gen-lens", 2, 500, "--rounds", 1, "--grouped-batch", 8)
         result, printed = main("rollout", *words)
         assert [cell.get("skipped") for cell in result["cells"]] == [
             None,
@@ -245,11 +245,12 @@ class TestRollout:
             None,
             "the model's context is 512",
             None,
+            None,
         ]
         measured = [cell for cell in result["cells"] if "skipped" not in cell]
         assert all(cell[f"{name}_tokens_per_s"] > 0 for cell in measured for name in TIMES)
         assert result["lowest_ours_over_static"] == min(cell["ours_over_static"] for cell in measured)
-        lengths = [measured[-1][f"{name}_mean_length"] for name in TIMES]
+        lengths = [measured[-2][f"{name}_mean_length"] for name in TIMES]
         assert lengths == pytest.approx([lengths[0]] * 3, abs=1.0)  # the same seed samples the same
         table = (tmp_path / "result.md").read_text()
         assert table in printed
