@@ -5,10 +5,11 @@
 
 Prompts are 32 random token ids, nothing ends early, and temperature is 1 with no truncation: all three sample batch x gen_len
 tokens. Two more rows are what training samples, 16 prompts of the pocket task x 8 on the bundled model: with natural ends, and
-at full length. transformers' side is a model freshly loaded by AutoModelForCausalLM; gpt2-small and qwen2.5-0.5b have the shapes
-of these models and random weights. In a cell the three take turns, one round uncounted; its figure is the median of the others. A cell that would not fit the context,
-or would take longer than --cell-limit seconds in all by the estimate from short runs, is listed as skipped. With --device cuda
-the time in which the device could at best read the weights and the cache, or do the arithmetic, is given beside.
+at full length. transformers' side is a model freshly loaded by AutoModelForCausalLM; gpt2-small and qwen2.5-0.5b have the
+shapes of these models and random weights. In a cell the three take turns, one round uncounted; its figure is the median of the
+others. A cell that would not fit the context, or would take longer than --cell-limit seconds in all by the estimate from short
+runs, is listed as skipped. With --device cuda the time in which the device could at best read the weights and the cache, or do
+the arithmetic, is given beside.
 """
 
 import argparse
