@@ -96,10 +96,10 @@ class FastModel:
         """Whether a pass is the weights and nothing else: no hook anywhere, no dropout."""
         return not any(is_hooked(m) or (isinstance(m, nn.Dropout) and m.p > 0 and m.training) for m in self.modules)
 
-    def run(self, batch: Batch, policy: Policy, options: PassOptions) -> Pass | None:
+    def run(self, batch: Batch, policy: Policy, options: PassOptions, kept: int) -> Pass | None:
         """One pass over this process's rows; None where the padding is of another kind than a left-padded rollout's.
 
-        Without gradients every process then gets the others' vectors too.
+        Of the vectors those of the last `kept` positions are given. Without gradients every process gets the others' too.
         """
         if torch.is_grad_enabled():
             self.sampled = None  # the policy is about to change, perhaps by an optimiser that writes past torch's counters
@@ -120,6 +120,7 @@ class FastModel:
             hidden.append(part)
         width = self.weights.embedding.weight.shape[1]
         vectors = torch.cat(hidden) if hidden else self.weights.embedding.weight.new_zeros(0, width)
+        vectors, index = needed_vectors(vectors, index, kept)
         is_data = not torch.is_grad_enabled()
         source = Source(self.weights, vectors, trained=policy.trained, autocast=options.autocast, is_data=is_data)
         if parallel.count() == 1:
@@ -150,7 +151,7 @@ class FastModel:
         sampled = self.sampled[0]
 
         def whole_pass() -> View:
-            return self.run(batch, policy, options).logits(batch.gen_len + 1).view_
+            return self.run(batch, policy, options, batch.gen_len + 1).logits(batch.gen_len + 1).view_
 
         source = Source(self.weights, sampled.hidden, whole_pass, trained=policy.trained, is_data=True)
         index = sampled.index
@@ -168,6 +169,19 @@ class FastModel:
         return (
             sampled.index.shape[1] == gen_len and same_state(state_of(policy.trained), state) and torch.equal(ids, sampled.ids)
         )
+
+
+def needed_vectors(
+    vectors: Float[Tensor, "tokens width"], index: Int[Tensor, "rows seq"], kept: int
+) -> tuple[Float[Tensor, "needed width"], Int[Tensor, "rows seq"]]:
+    """The vectors of the last `kept` positions alone, and where they are now."""
+    if kept >= index.shape[1]:
+        return vectors, index
+    wanted = index[:, -kept:]
+    rows = wanted[wanted >= 0].unique()
+    place = index.new_full((len(vectors) + 1,), -1)  # the last entry stands for -1
+    place[rows] = torch.arange(len(rows), device=index.device)
+    return vectors.index_select(0, rows), place[index]
 
 
 def shared_with_all(source: Source, index: Int[Tensor, "rows kept"]) -> tuple[Source, Int[Tensor, "batch kept"]]:

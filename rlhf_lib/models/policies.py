@@ -171,7 +171,7 @@ class BridgedTransformer(nn.Module):
         sampled = model.logits_of_rollout(batch, policy, self.pass_options) if head is None else None
         if sampled is not None:
             return sampled, None
-        fast = model.run(batch, policy, self.pass_options)
+        fast = model.run(batch, policy, self.pass_options, kept if head is None else ids.shape[1])
         if fast is None:
             return None
         if head is None:
