@@ -150,7 +150,7 @@ class RLHFArgs(TaskArgs, TrainingArgs):
 
     # memory
     micro_batch_size: int | None = None
-    """Completions that pass through the model at once; the gradient stays the whole minibatch's, for a third more computing."""
+    """Completions that pass through the model at once; the gradient stays the whole minibatch's, layers are computed twice."""
     checkpoint_activations: bool = False
     """Compute each layer's activations again in the backward pass instead of keeping them."""
     autocast: bool = False
