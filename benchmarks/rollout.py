@@ -214,11 +214,21 @@ def measure(contest: Contest, ids: Tensor, mask: Tensor, gen_len: int, end_ids: 
     }
 
 
+def device_of(given: Any) -> Device:
+    """What the GPU can do at best, as given on the command line or known by its name."""
+    if given.bandwidth and given.flops:
+        return Device(given.bandwidth, given.flops)
+    name = torch.cuda.get_device_name(given.device)
+    if "H200" not in name:
+        raise SystemExit(f"what {name} can do at best is not known here; give --bandwidth and --flops from its data sheet")
+    return Device(4.8e12, 989e12)
+
+
 def with_floor(cell: dict[str, Any], contest: Contest, given: Any) -> dict[str, Any]:
     """A cell with the device's floor, and the share of it that each system reaches."""
     parameters = sum(p.numel() for p in contest.theirs.parameters())
     size = torch.finfo(contest.theirs.dtype).bits // 8
-    device = Device(given.bandwidth, given.flops)
+    device = device_of(given)
     floor = floor_seconds(contest.theirs.config, parameters, size, cell["batch"], cell["gen_len"], device)
     shares = {f"{system}_share_of_floor": ratio(floor["floor_s"], cell[f"{system}_s"]) for system in SYSTEMS}
     return {**cell, **{name: round(seconds, 6) for name, seconds in floor.items()}, **shares}
@@ -282,8 +292,8 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--bandwidth", type=float, default=4.8e12, help="bytes a second that the GPU reads at best (H200)")
-    parser.add_argument("--flops", type=float, default=989e12, help="operations a second at best (H200, bfloat16 dense)")
+    parser.add_argument("--bandwidth", type=float, help="bytes a second that the GPU reads at best; known of an H200")
+    parser.add_argument("--flops", type=float, help="operations a second at best, bfloat16 dense; known of an H200")
     parser.add_argument("--output", type=Path, help="JSON file; the table goes beside it (default: in benchmarks/results)")
     return parser.parse_args(words)
 
@@ -307,7 +317,7 @@ def main(words: list[str] | None = None) -> None:
         **{f"lowest_{kind}": min((cell[kind] for cell in measured), default=None) for kind in kinds},
         "cells": cells,
         "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(given).items() if k not in ("output", "threads")},
-        "floor_device": asdict(Device(given.bandwidth, given.flops)) if given.device.startswith("cuda") else None,
+        "floor_device": asdict(device_of(given)) if given.device.startswith("cuda") else None,
         **made_with(given.threads, given.device),
     }
     output = given.output or RESULTS / f"rollout-{given.device.split(':')[0]}.json"

@@ -22,7 +22,8 @@ from torch import Tensor
 from rlhf_lib.args import InputError
 
 TIMEOUT = timedelta(minutes=30)  # for a slow process; one that has died is noticed at once
-WAITING: list[Tensor] = []  # parameters whose gradients the backward pass that is under way is to sum
+WAITING: list[tuple[Tensor, Tensor | None]] = []  # parameters of the backward pass under way, with their gradients before it
+STATE = {"joined": False}
 
 
 class LostProcess(InputError):
@@ -30,8 +31,8 @@ class LostProcess(InputError):
 
 
 def count() -> int:
-    """Number of processes; 1 without torchrun."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Number of processes that train as one; 1 unless `start` has joined them."""
+    return dist.get_world_size() if STATE["joined"] else 1
 
 
 def number() -> int:
@@ -56,13 +57,15 @@ def start(device: str) -> str:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if is_cuda else "gloo", timeout=TIMEOUT)
+    STATE["joined"] = True
     atexit.register(stop)
     return device
 
 
 def stop() -> None:
     """Leave the other processes."""
-    if dist.is_available() and dist.is_initialized():
+    if STATE["joined"]:
+        STATE["joined"] = False
         dist.destroy_process_group()
 
 
@@ -73,11 +76,13 @@ def noticing_loss(function: Callable) -> Callable:
     def call(*args: Any, **options: Any) -> Any:
         try:
             return function(*args, **options)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise LostProcess(
                 f"process {number()} of {count()} lost another process of this run ({str(error).splitlines()[0][:120]}); the "
                 "last checkpoint is whole: start it again with --resume --output-dir DIRECTORY, on any number of processes"
-            ) from None
+            ) from error
 
     return call
 
@@ -157,6 +162,7 @@ class SumOfParts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, parameters: tuple[Tensor, ...]) -> Tensor:
         """The whole."""
+        WAITING.clear()  # of a backward pass that failed
         ctx.parameters = parameters
         return sum_over(part)
 
@@ -165,7 +171,10 @@ class SumOfParts(torch.autograd.Function):
         """What every process computes from the whole, it computes alike: the part's gradient is there already."""
         if not WAITING:
             torch.autograd.Variable._execution_engine.queue_callback(sum_gradients)
-        WAITING.extend(p for p in ctx.parameters if not any(p is q for q in WAITING))
+        for parameter in ctx.parameters:
+            if not any(parameter is other for other, _ in WAITING):
+                WAITING.append((parameter, parameter.grad))
+                parameter.grad = None  # what this pass adds is summed alone
         return gradient, None
 
 
@@ -179,11 +188,13 @@ def sum_of_parts(part: Tensor, parameters: Iterable[Tensor]) -> Tensor:
     return SumOfParts.apply(part, parameters)
 
 
+@noticing_loss
 def sum_gradients() -> None:
-    """Sum the gradients that wait for it, as one flat tensor."""
-    parameters = list(WAITING)
+    """Sum the gradients of the pass that has ended, as one flat tensor, and add them to what was there before it."""
+    waiting = list(WAITING)
     WAITING.clear()
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
-    summed = sum_over(flat)
-    for p, part in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
-        p.grad = part.view_as(p).clone()
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p, _ in waiting])
+    dist.all_reduce(flat)
+    for (parameter, before), part in zip(waiting, flat.split([p.numel() for p, _ in waiting]), strict=True):
+        summed = part.view_as(parameter)
+        parameter.grad = summed.clone() if before is None else before.add_(summed)

@@ -22,6 +22,7 @@ class Sampled:
     """What a rollout leaves behind for scoring: the vectors that each token was sampled from."""
 
     ids: Int[Tensor, "batch seq"]
+    attention_mask: Int[Tensor, "batch seq"]
     hidden: Float[Tensor, "vectors width"]
     index: Int[Tensor, "batch gen"]
     """Each generated token's vector; -1 after the end."""
@@ -35,7 +36,13 @@ class Reader:
 
     def __init__(self, weights: Weights):
         self.weights = weights
-        self.blocks: list[Block] = []  # of the rollout that is under way
+        self.device = weights.embedding.weight.device
+        self.forget()
+
+    def forget(self) -> None:
+        """Let go of what only the rollout under way needs."""
+        self.cache: Cache | GroupedCache | None = None
+        self.blocks: list[Block] = []
 
     def read_prompts(
         self, packing: Packing, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"], gen_len: int
@@ -140,6 +147,16 @@ class Drawn:
         self.count += len(hidden)
         return self.tokens[rows, step]
 
+    def kept(
+        self,
+        ids: Int[Tensor, "batch prefix"],
+        attention_mask: Int[Tensor, "batch prefix"],
+        hidden: Float[Tensor, "drawn width"],
+    ) -> Sampled:
+        """What scoring can use."""
+        mask = torch.cat([attention_mask, self.mask.to(attention_mask.dtype)], dim=1)
+        return Sampled(torch.cat([ids, self.tokens], dim=1), mask, hidden, self.index)
+
 
 @torch.no_grad()
 def sample(
@@ -152,6 +169,9 @@ def sample(
     sampler: Sampler,
 ) -> tuple[Drawn, Sampled] | None:
     """Columns of tokens, mask and log-probabilities, and what they were drawn from; None: prompts that are not covered."""
+    drawn, ends = Drawn(ids, gen_len, pad_id), torch.tensor(end_ids, device=ids.device, dtype=ids.dtype)
+    if not len(ids):
+        return drawn, drawn.kept(ids, attention_mask, reader.weights.embedding.weight[:0])
     packing = pack(ids, attention_mask, 0)
     if packing is None:
         return None
@@ -159,7 +179,6 @@ def sample(
     vector_of = torch.div(packing.index[:, -1], widest, rounding_mode="floor")  # each row's prompt
     prompt_lengths = lengths.new_zeros(packing.prompts.rows).scatter(0, vector_of, lengths)
     hidden = reader.read_prompts(packing, vector_of, prompt_lengths, gen_len)
-    drawn, ends = Drawn(ids, gen_len, pad_id), torch.tensor(end_ids, device=ids.device, dtype=ids.dtype)
     rows, running = torch.arange(len(ids), device=ids.device), None
     for step in range(gen_len):
         shared = vector_of if step == 0 else None
@@ -182,4 +201,5 @@ def sample(
                 running = None
         hidden = reader.read_tokens(tokens, lengths[rows] + step, step)
         vector_of = torch.arange(len(rows), device=ids.device) if step == 0 else vector_of
-    return drawn, Sampled(torch.cat([ids, drawn.tokens], dim=1), torch.cat(drawn.vectors), drawn.index)
+    reader.forget()
+    return drawn, drawn.kept(ids, attention_mask, torch.cat(drawn.vectors))

@@ -2,8 +2,9 @@
 
 A graph replays the same kernels on the same memory, so whatever changes from step to step is a tensor: the tokens, their
 positions, the slot that they fill, and which slots may be seen. Attention runs over the filled part rounded up to a multiple of
-64 slots, with a graph for each such length. Cache and graphs are kept from rollout to rollout, as long as batches fit them;
-merging adapters writes weights in place, so the graphs stay valid.
+64 slots, with a graph for each such length. Cache and graphs are kept from rollout to rollout for as long as batches have the
+same number of rows and fit; an evaluation with another number makes new ones. Merging adapters writes weights in place, so the
+graphs stay valid.
 """
 
 from collections.abc import Callable
@@ -68,21 +69,25 @@ class GraphedReader(Reader):
 
     def cache_for(self, rows: int, prompts: int, widest: int, gen_len: int) -> Cache:
         """The cache of the last rollout where it fits, with its graphs."""
-        slots = widest + gen_len
+        slots, self.cache = widest + gen_len, None
         kept, addresses = self.kept, [parameter.data_ptr() for parameter in self.weights.hf.parameters()]
         fits = kept is not None and kept.keys[0].shape[0] == rows and kept.keys[0].shape[2] >= slots
         if not fits or addresses != self.addresses:
             self.steps.clear()
             self.addresses = addresses
             self.kept = None  # freed before its successor is made
-            self.kept = Cache(self.weights, rows, round_up(slots))
-            for store in (*self.kept.keys, *self.kept.values):
-                store.zero_()  # slots that are not seen yet must hold numbers all the same
-            device = self.weights.embedding.weight.device
-            self.tokens, self.positions = torch.zeros(2, rows, dtype=torch.long, device=device)
-            self.slot = torch.zeros(1, dtype=torch.long, device=device)
-            self.seen = torch.zeros(rows, round_up(slots), dtype=torch.bool, device=device)
+            with torch.inference_mode(False):  # or later rollouts could not write to it
+                self.allocate(rows, round_up(slots))
         return self.kept
+
+    def allocate(self, rows: int, slots: int) -> None:
+        """Memory that graphs read and write."""
+        self.kept = Cache(self.weights, rows, slots)
+        for store in (*self.kept.keys, *self.kept.values):
+            store.zero_()  # slots that are not seen yet must hold numbers all the same
+        self.tokens, self.positions = torch.zeros(2, rows, dtype=torch.long, device=self.device)
+        self.slot = torch.zeros(1, dtype=torch.long, device=self.device)
+        self.seen = torch.zeros(rows, slots, dtype=torch.bool, device=self.device)
 
     def read_tokens(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], step: int

@@ -40,7 +40,7 @@ class Source:
     """Whether no gradient reaches these logits."""
     is_shared: bool = False
     """Whether every process has all vectors; otherwise each has those of its own rows."""
-    dense: dict[tuple[float, bool, bool], Float[Tensor, "tokens vocab"]] = field(default_factory=dict)
+    dense: dict[tuple[float, bool, bool, bool], Float[Tensor, "tokens vocab"]] = field(default_factory=dict)
 
     @property
     def vocab(self) -> int:
@@ -52,15 +52,21 @@ class Source:
         """Whether all logits may exist at once."""
         return len(self.hidden) * self.vocab <= DENSE_NUMBERS
 
+    def __post_init__(self) -> None:
+        """Remember the state of the unembedding."""
+        self.version = self.weights.unembedding.weight._version
+
     def unembed(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocab"]:
         """Logits in float32."""
+        if self.weights.unembedding.weight._version != self.version:
+            raise RuntimeError("the weights have changed since these logits were asked for; use them before the update")
         product = torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.autocast)
         with product, torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_data):
             return self.weights.unembed(hidden)
 
     def at_once(self, temperature: float, normalised: bool) -> Float[Tensor, "tokens vocab"]:
         """All logits / temperature, or their log-softmax; computed once."""
-        key = (temperature, normalised, torch.is_inference_mode_enabled())
+        key = (temperature, normalised, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         if key not in self.dense:
             if normalised:
                 self.dense[key] = self.at_once(temperature, False).log_softmax(dim=-1)
@@ -117,6 +123,9 @@ class DeferredLogits(Tensor):
     def __torch_function__(cls, function: Callable, types: Any, args: tuple = (), options: dict[str, Any] | None = None) -> Any:
         """What is known to defer is deferred; metadata are read off; all else gets ordinary tensors."""
         options = options or {}
+        name = getattr(function, "__name__", "")
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or "out" in options:
+            raise RuntimeError(f"{name} would change logits in place that are not there yet; call .clone() first")
         if function in DEFERRED and isinstance(args[0], DeferredLogits):
             result = DEFERRED[function](*args, **options)
             if result is not NotImplemented:
@@ -160,6 +169,11 @@ class DeferredLogits(Tensor):
             return self.materialised() / other
         return DeferredLogits(replace(self.view_, temperature=self.view_.temperature * other))
 
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients reach the vectors."""
+        return self.view_.source.hidden.requires_grad
+
     def float(self) -> "DeferredLogits":
         """Logits are float32 already."""
         return self
@@ -177,10 +191,10 @@ class DeferredLogits(Tensor):
             return self
         return self.materialised().to(*args, **options)
 
-    def log_softmax(self, dim: int = -1) -> Tensor:
+    def log_softmax(self, dim: int = -1, dtype: torch.dtype | None = None) -> Tensor:
         """Log-probabilities, deferred likewise."""
-        if dim not in (-1, 2):
-            return self.materialised().log_softmax(dim=dim)
+        if dim not in (-1, 2) or dtype not in (None, torch.float32):
+            return self.materialised().log_softmax(dim=dim, dtype=dtype)
         return DeferredLogits(replace(self.view_, normalised=True))
 
     def gather(self, dim: int, index: Int[Tensor, "batch kept picked"]) -> Float[Tensor, "batch kept picked"]:
@@ -202,16 +216,26 @@ def ordinary(parts: Iterable[Any]) -> list[Any]:
     ]
 
 
-def known(kind: str) -> Callable:
-    """A method of DeferredLogits under a function of torch's; deferred only for what the method takes."""
-    return lambda logits, *args, **options: getattr(DeferredLogits, kind)(logits, *args, **options)
+def log_softmax(logits: DeferredLogits, dim: int | None = None, *more: Any, **options: Any) -> Any:
+    """torch's functions of that name."""
+    return NotImplemented if dim is None or more or set(options) - {"_stacklevel"} else logits.log_softmax(dim)
+
+
+def gather(logits: DeferredLogits, dim: int, index: Tensor, **options: Any) -> Any:
+    """torch.gather."""
+    return NotImplemented if options else logits.gather(dim, index)
+
+
+def divide(logits: DeferredLogits, other: Any, **options: Any) -> Any:
+    """torch.div."""
+    return NotImplemented if options else logits / other
 
 
 DEFERRED: dict[Any, Callable] = {
-    torch.log_softmax: known("log_softmax"),
-    torch.nn.functional.log_softmax: lambda logits, dim=None, *_, **__: logits.log_softmax(dim),
-    torch.gather: known("gather"),
-    torch.div: known("__truediv__"),
+    torch.log_softmax: log_softmax,
+    torch.nn.functional.log_softmax: log_softmax,
+    torch.gather: gather,
+    torch.div: divide,
 }
 METADATA = {
     Tensor.shape.__get__,
@@ -219,7 +243,6 @@ METADATA = {
     Tensor.device.__get__,
     Tensor.ndim.__get__,
     Tensor.layout.__get__,
-    Tensor.requires_grad.__get__,
     Tensor.is_cuda.__get__,
     Tensor.size,
     Tensor.dim,

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformer_lens.hook_points import HookPoint
 
 from rlhf_lib import parallel
 from rlhf_lib.engine.decoding import Sampled, Sampler, sample
@@ -22,7 +21,7 @@ from rlhf_lib.engine.trunk import run_trunk
 from rlhf_lib.engine.weights import Adapters, Weights
 
 State = list[tuple[Tensor, int]]  # parameters, and how often each had been written to
-KNOWN: "WeakKeyDictionary[nn.Module, FastModel | None]" = WeakKeyDictionary()
+ATTRIBUTE = "rlhf_lib_fast_model"  # of a Hugging Face model: its FastModel, so that both go together; False: not covered
 
 
 @dataclass(frozen=True)
@@ -43,8 +42,14 @@ class Batch:
 
     ids: Int[Tensor, "batch seq"]
     attention_mask: Int[Tensor, "batch seq"]
-    gen_len: int
-    """How many of the last columns are generated tokens; the logits of one position before them are wanted too."""
+    kept: int
+    """How many of the last positions' logits are wanted."""
+
+    @cached_property
+    def gen_len(self) -> int:
+        """How many of the last columns are completions: all whose logits are wanted but for one, and all with padding."""
+        padding = self.attention_mask.flip(1).long().argmax(dim=1).max() if len(self.ids) else 0
+        return max(self.kept - 1 if self.kept < self.ids.shape[1] else 0, int(padding))
 
     @property
     def own_rows(self) -> slice:
@@ -68,9 +73,12 @@ class Pass:
     index: Int[Tensor, "batch seq"]
     """Each position's vector in the source; -1 where there is no token, or where another process has it."""
 
-    def logits(self, kept: int) -> DeferredLogits:
-        """Logits of the last `kept` positions."""
-        return DeferredLogits(View(self.source, self.index[:, -kept:]))
+    kept: int
+
+    @property
+    def logits(self) -> DeferredLogits:
+        """Logits of the last positions."""
+        return DeferredLogits(View(self.source, self.index[:, -self.kept :]))
 
     def everywhere(self, values: Float[Tensor, " tokens"]) -> Float[Tensor, "batch seq"]:
         """One number a vector as one a position; 0 where there is no token."""
@@ -96,10 +104,14 @@ class FastModel:
         """Whether a pass is the weights and nothing else: no hook anywhere, no dropout."""
         return not any(is_hooked(m) or (isinstance(m, nn.Dropout) and m.p > 0 and m.training) for m in self.modules)
 
-    def run(self, batch: Batch, policy: Policy, options: PassOptions, kept: int) -> Pass | None:
+    def __deepcopy__(self, memo: dict) -> None:
+        """A copy of the model gets fast passes of its own."""
+        return None
+
+    def run(self, batch: Batch, policy: Policy, options: PassOptions, everything: bool = False) -> Pass | None:
         """One pass over this process's rows; None where the padding is of another kind than a left-padded rollout's.
 
-        Of the vectors those of the last `kept` positions are given. Without gradients every process gets the others' too.
+        It gives the vectors whose logits are wanted, or `everything`. Without gradients every process gets the others' too.
         """
         if torch.is_grad_enabled():
             self.sampled = None  # the policy is about to change, perhaps by an optimiser that writes past torch's counters
@@ -108,7 +120,7 @@ class FastModel:
         order = together(ids[:, : ids.shape[1] - batch.gen_len]) if options.micro_batch_size else torch.arange(len(ids))
         hidden: list[Tensor] = []
         index = torch.full_like(ids, -1)
-        for some in order.to(ids.device).split(options.micro_batch_size or max(1, len(ids))):
+        for some in order.to(ids.device).split(options.micro_batch_size or len(ids)) if len(ids) else ():
             packing = pack(ids[some], attention_mask[some], batch.gen_len)
             if packing is None:
                 return None
@@ -120,16 +132,17 @@ class FastModel:
             hidden.append(part)
         width = self.weights.embedding.weight.shape[1]
         vectors = torch.cat(hidden) if hidden else self.weights.embedding.weight.new_zeros(0, width)
-        vectors, index = needed_vectors(vectors, index, kept)
+        if not everything:
+            vectors, index = needed_vectors(vectors, index, batch.kept)
         is_data = not torch.is_grad_enabled()
         source = Source(self.weights, vectors, trained=policy.trained, autocast=options.autocast, is_data=is_data)
         if parallel.count() == 1:
-            return Pass(source, index)
+            return Pass(source, index, batch.kept)
         if not torch.is_grad_enabled():
-            return Pass(*shared_with_all(source, index))
+            return Pass(*shared_with_all(source, index), batch.kept)
         everywhere = torch.full_like(batch.ids, -1)
         everywhere[rows] = index
-        return Pass(source, everywhere)
+        return Pass(source, everywhere, batch.kept)
 
     def precision(self, options: PassOptions) -> Any:
         """The context in which matrix products have the number format asked for.
@@ -146,28 +159,41 @@ class FastModel:
         and the trained policy's own logits differ.
         """
         rows = batch.own_rows
-        if parallel.agree(not self.is_sampled(batch.ids[rows], batch.gen_len, policy, options)):
+        if parallel.agree(not self.is_sampled(batch.ids[rows], batch.attention_mask[rows], batch.kept, policy, options)):
             return None
-        sampled = self.sampled[0]
+        sampled, state = self.sampled
 
+        @torch.no_grad()
         def whole_pass() -> View:
-            return self.run(batch, policy, options, batch.gen_len + 1).logits(batch.gen_len + 1).view_
+            if not same_state(state_of(policy.trained), state):
+                raise RuntimeError("the policy has changed since these logits were asked for; use them before the update")
+            return self.run(batch, policy, options).logits.view_
 
         source = Source(self.weights, sampled.hidden, whole_pass, trained=policy.trained, is_data=True)
         index = sampled.index
         if parallel.count() > 1:
             source, index = shared_with_all(source, index)
-        last = -2 - (torch.arange(len(batch.ids), device=index.device) * (batch.gen_len + 1) + batch.gen_len)
+        last = -2 - (torch.arange(len(batch.ids), device=index.device) * batch.kept + batch.kept - 1)
         last = torch.where(batch.attention_mask[:, -1] > 0, last, -1)  # not there yet: nothing was sampled after it
         return DeferredLogits(View(source, torch.cat([index, last[:, None]], dim=1)))
 
-    def is_sampled(self, ids: Int[Tensor, "batch seq"], gen_len: int, policy: Policy, options: PassOptions) -> bool:
+    def is_sampled(
+        self,
+        ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"],
+        kept: int,
+        policy: Policy,
+        options: PassOptions,
+    ) -> bool:
         """Whether these are the last rollout's tokens, of a policy that has not changed since."""
         if self.sampled is None or not policy.trained or torch.is_grad_enabled() or options.autocast:
             return False
         sampled, state = self.sampled
         return (
-            sampled.index.shape[1] == gen_len and same_state(state_of(policy.trained), state) and torch.equal(ids, sampled.ids)
+            sampled.index.shape[1] == kept - 1
+            and same_state(state_of(policy.trained), state)
+            and torch.equal(ids, sampled.ids)
+            and torch.equal(attention_mask.bool(), sampled.attention_mask.bool())
         )
 
 
@@ -195,8 +221,8 @@ def shared_with_all(source: Source, index: Int[Tensor, "rows kept"]) -> tuple[So
 def is_hooked(module: nn.Module) -> bool:
     """Whether a hook runs at this module; the ones that a bridge keeps on its norms only pass values on."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    own = "transformer_lens"
-    return any(isinstance(module, HookPoint) or not getattr(hook, "__module__", "").startswith(own) for hook in hooks)
+    is_hook_point, own = type(module).__name__ == "HookPoint", "transformer_lens"
+    return any(is_hook_point or not getattr(hook, "__module__", "").startswith(own) for hook in hooks)
 
 
 def state_of(parameters: Iterable[Tensor]) -> State:
@@ -227,14 +253,14 @@ def fast_model(hf: nn.Module) -> FastModel | None:
     """The fast passes of a bridged model; None where they are off, or do not cover it (which is said once)."""
     if not is_fast():
         return None
-    if hf not in KNOWN:
+    if getattr(hf, ATTRIBUTE, None) is None:
         try:
-            KNOWN[hf] = FastModel(hf)
+            setattr(hf, ATTRIBUTE, FastModel(hf))
         except ValueError as reason:
-            KNOWN[hf] = None
+            setattr(hf, ATTRIBUTE, False)
             tell_once(f"no fast path for {reason}: the bridge's own passes are used, which are slower")
-    found = KNOWN[hf]
-    return found if found is not None and found.is_as_loaded else None
+    found = getattr(hf, ATTRIBUTE)
+    return found if found and found.is_as_loaded else None
 
 
 def decode(
@@ -261,6 +287,8 @@ def decode(
         device = generator.device if generator is not None else torch.device("cpu")
         seed = int(torch.randint(2**62, (), generator=generator, device=device))
         generator = torch.Generator(ids.device).manual_seed(seed + parallel.number())
+    if model.reader.device != ids.device:
+        model.reader = reader_for(model.weights)
     sampler = make_sampler(len(ids[rows]), generator)
     with model.precision(model.options):
         result = sample(model.reader, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)

@@ -130,7 +130,6 @@ class BridgedTransformer(nn.Module):
         fast = self.fast_pass([], ids, attention_mask, logits_to_keep)
         if fast is not None:
             return fast[0]
-        self.refuse_what_only_fast_passes_can()
         return forward_with_hooks(self.base_model, [], ids, attention_mask, logits_to_keep=logits_to_keep)
 
     def forward_with_value_head(
@@ -146,7 +145,6 @@ class BridgedTransformer(nn.Module):
         fast = self.fast_pass(hooks, ids, attention_mask, logits_to_keep)
         if fast is not None:
             return fast
-        self.refuse_what_only_fast_passes_can()
         logits = forward_with_hooks(self.base_model, hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
         return logits, self.values_of_pass()
 
@@ -160,38 +158,36 @@ class BridgedTransformer(nn.Module):
         """Logits and values of the pass that these hooks would make, by the engine; None where it does not cover them."""
         model = fast_model(self.base_model.original_model) if all(is_own(function) for _, function in hooks) else None
         if model is None:
+            self.refuse_what_only_fast_passes_can("is not covered by them, or has hooks of your own")
             return None
         lora, head = (getattr(self, part, None) if hooks else None for part in ("lora", "value_head"))
-        kept = ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1])
         mask = torch.ones_like(ids) if attention_mask is None else attention_mask
-        batch = Batch(ids, mask, 0 if logits_to_keep is None else kept - 1)
+        batch = Batch(ids, mask, ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1]))
         is_policy = bool(hooks) or getattr(self, "lora", None) is None
         trained = [*self.get_base_model_trainable_params(), *self.get_value_head_params()] if is_policy else []
         policy = Policy({} if lora is None else dict(lora.adapters), tuple(trained))
         sampled = model.logits_of_rollout(batch, policy, self.pass_options) if head is None else None
         if sampled is not None:
             return sampled, None
-        fast = model.run(batch, policy, self.pass_options, kept if head is None else ids.shape[1])
+        fast = model.run(batch, policy, self.pass_options, everything=head is not None)
         if fast is None:
+            self.refuse_what_only_fast_passes_can("was given rows whose tokens are not one stretch between padding")
             return None
         if head is None:
-            return fast.logits(kept), None
+            return fast.logits, None
         values = fast.everywhere(head(fast.source.hidden.float())[:, 0])
         self.value_head_output = values.unsqueeze(-1)  # where the hook leaves it
-        return fast.logits(kept), values
+        return fast.logits, values
 
-    def refuse_what_only_fast_passes_can(self) -> None:
+    def refuse_what_only_fast_passes_can(self, why: str) -> None:
         """Raise where several processes train together; say once that options about memory do nothing here."""
-        kind = self.base_model.original_model.config.model_type
+        name = f"base_model={self.base.name!r} ({self.base_model.original_model.config.model_type})"
         if parallel.count() > 1:
             raise InputError(
-                f"{parallel.count()} processes can only train together with the fast passes, which are off or do not cover "
-                f"base_model={self.base.name!r} ({kind}); start one process"
+                f"{parallel.count()} processes can only train together by the fast passes, and {name} {why}; start one process"
             )
         if self.pass_options != PassOptions() and is_fast():
-            tell_once(
-                f"micro_batch_size, checkpoint_activations and autocast do nothing for {kind}: there is no fast path for it"
-            )
+            tell_once(f"micro_batch_size, checkpoint_activations and autocast only work in the fast passes, and {name} {why}")
 
     def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
         """The values that the last pass with hooks gave; None without a head."""

@@ -72,7 +72,8 @@ def score(
     each: dict[str, list[float | None]] = {}
     for i, fn in enumerate(functions):
         name = fn.__name__ if fn.__name__ not in each else f"{fn.__name__}_{i + 1}"
-        given = checked_rewards(name, fn(prompts[own], completions[own], **own_columns), len(completions[own]))
+        with torch.random.fork_rng(devices=[], enabled=parallel.count() > 1):  # what one process draws must not set it apart
+            given = checked_rewards(name, fn(prompts[own], completions[own], **own_columns), len(completions[own]))
         each[name] = parallel.gather_lists(given)
     totals = []
     for i in range(count):

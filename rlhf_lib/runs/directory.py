@@ -112,10 +112,11 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     return records
 
 
-def keep_phases_below(file: Path, phase: int) -> list[dict[str, Any]]:
-    """Drop the lines of phases that a resumed run is about to repeat; returns what stays."""
+def keep_phases_below(file: Path, phase: int, write: bool = True) -> list[dict[str, Any]]:
+    """Drop the lines of phases that a resumed run is about to repeat, in the file too if `write`; returns what stays."""
     kept = [record for record in read_json_lines(file) if record["phase"] < phase]
-    write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
+    if write:
+        write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
 
 

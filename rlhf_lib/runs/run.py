@@ -153,7 +153,7 @@ class Run:
             "optimizer": trainer.optimizer.state_dict(),
             "scheduler": {"last_epoch": trainer.scheduler.last_epoch},
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": [torch.cuda.get_rng_state(trainer.model.device)] if trainer.model.device.type == "cuda" else [],
             "before": json.dumps(self.before),
             "seconds": self.seconds if next_phase else self.earlier_seconds,
         }
@@ -167,16 +167,15 @@ class Run:
         trainer.scheduler.last_epoch = state["scheduler"]["last_epoch"]
         trainer.scheduler._last_lr = [group["lr"] for group in trainer.optimizer.param_groups]
         torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if trainer.model.device.type == "cuda" and state["cuda_rng"]:
+            torch.cuda.set_rng_state(state["cuda_rng"][0], trainer.model.device)
         trainer.step, self.first_phase = state["step"], state["next_phase"]
         self.before, self.earlier_seconds = json.loads(state["before"]), state["seconds"]
-        kept = directory.read_json_lines(self.directory.metrics_file)
-        self.history = [record for record in kept if record["phase"] < self.first_phase]
-        parallel.wait_for_all()
+        self.history = directory.keep_phases_below(self.directory.metrics_file, self.first_phase, write=False)
+        parallel.wait_for_all()  # until every process has read them
         if self.writes:
-            directory.keep_phases_below(self.directory.metrics_file, self.first_phase)
-            directory.keep_phases_below(self.directory.samples_file, self.first_phase)
+            for file in (self.directory.metrics_file, self.directory.samples_file):
+                directory.keep_phases_below(file, self.first_phase)
 
     def measure(self, when: str) -> dict[str, Any]:
         """The trainer's figures, as {value, low, high}, under names that end in _before or _after."""

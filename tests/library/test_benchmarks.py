@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("phase", "rollout", "scaling", "memory", "to_target")
+SCRIPTS = ("phase", "rollout", "scaling", "memory", "to_target", "utilisation")
 TIMES = ("ours", "dynamic", "static")
 
 
@@ -364,3 +364,10 @@ class TestToTarget:
     def test_systems_take_turns_in_going_first(self):
         order = import_module("to_target").order_of
         assert [order(i, ["ours", "trl"])[0] for i in range(3)] == ["ours", "trl", "ours"]
+
+
+def test_utilisation(main):
+    words = ("--model", "pocket", "--batch", 8, "--gen-len", 4, "--phases", 1)
+    result, _ = main("utilisation", *words)
+    assert 0 < result["utilisation_computed"] <= result["utilisation"]  # sharing prompts counts as use
+    assert result["teraflops_needed"] >= result["teraflops_computed"] > 0

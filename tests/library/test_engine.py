@@ -1,6 +1,9 @@
 """Every fast path gives what the plain formula gives: rollouts, passes, gradients, full-vocabulary numbers."""
 
+import copy
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -159,13 +162,12 @@ class TestPasses:
             model = TransformerWithValueHead(directories[kind], device="cpu")
             ids, attention, mask = shortened(sampled_with(model))
             found = []
-            for _ in range(2):
+            for way in (torch.enable_grad, plain_formulas):
                 model.zero_grad()
-                given, _values = model.forward_with_value_head(ids, attention, logits_to_keep=GEN + 1)
-                (get_logprobs(given, ids[:, -GEN - 1 :]) * mask).sum().backward()
+                with way():
+                    given, _values = model.forward_with_value_head(ids, attention, logits_to_keep=GEN + 1)
+                    (get_logprobs(given, ids[:, -GEN - 1 :]) * mask).sum().backward()
                 found.append({n: p.grad for n, p in model.base_model.named_parameters() if p.grad is not None})
-                switch.STATE["fast"] = False
-            switch.STATE["fast"] = True
             assert found[0].keys() == found[1].keys()
             for name, gradient in found[0].items():
                 torch.testing.assert_close(gradient, found[1][name], atol=1e-4, rtol=1e-3)
@@ -189,6 +191,17 @@ class TestPasses:
         greedy = sampled_with(policy, temperature=0.0)
         assert not greedy.logprobs.isnan().any()
         assert 1e-5 < (logits_ - found["plain"][0]).abs().max() < 0.1 * found["plain"][0].abs().max()
+
+    def test_one_logit_of_rows_that_ended(self, policy):
+        """What the critic's pretraining asks for: all values, hardly any logits."""
+        ids, attention, _ = shortened(sampled_with(policy))
+        given, values = policy.forward_with_value_head(ids, attention, logits_to_keep=1)
+        assert isinstance(given, logits.DeferredLogits)
+        with plain_formulas():
+            plain, plain_values = policy.forward_with_value_head(ids, attention, logits_to_keep=1)
+        real = attention.bool()
+        torch.testing.assert_close(values[real], plain_values[real], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close((given * 1)[real[:, -1:]], plain[real[:, -1:]], atol=1e-4, rtol=1e-4)
 
     def test_padding_of_another_kind_takes_the_plain_pass(self, policy):
         ids = torch.randint(3, 400, (2, 6))
@@ -229,6 +242,16 @@ class TestScoringWhatWasSampled:
         fast = self.scored(adapted, sampled)
         with plain_formulas():
             plain = self.scored(adapted, sampled)
+        torch.testing.assert_close(fast * 1, plain, atol=1e-4, rtol=1e-4)
+
+    def test_not_with_another_mask(self, adapted):
+        adapted.end_ids = sampled_with(adapted).ids[:, -GEN:].flatten().unique()[:60].tolist()
+        sampled = rollout(adapted, PROMPTS, GEN)
+        whole = torch.cat([sampled.attention_mask[:, :-GEN], torch.ones_like(sampled.ids[:, -GEN:])], dim=1)
+        with torch.no_grad():
+            fast, _ = adapted.forward_with_value_head(sampled.ids, whole, logits_to_keep=GEN + 1)
+            with plain_formulas():
+                plain, _ = adapted.forward_with_value_head(sampled.ids, whole, logits_to_keep=GEN + 1)
         torch.testing.assert_close(fast * 1, plain, atol=1e-4, rtol=1e-4)
 
     def test_the_reference_is_not_taken_for_the_policy(self, adapted):
@@ -300,6 +323,29 @@ class TestNumbersOverTheVocabulary:
         self.figures(case, 1.0)
         assert max(largest) == 3
 
+    def test_looking_without_gradients_takes_none_away(self, case):
+        model, ids, attention, mask = case
+        given, _ = model.forward_with_value_head(ids, attention, logits_to_keep=GEN + 1)
+        with torch.no_grad():
+            token_entropy(given[:, :-1])
+        (get_logprobs(given, ids[:, -GEN - 1 :]) * mask).sum().backward()
+        assert all(p.grad is not None for p in model.lora_params())
+
+    def test_what_cannot_be_deferred_is_an_error(self, directories, case):
+        model, ids, attention, _ = case
+        given = model(ids, attention, logits_to_keep=GEN + 1)
+        with pytest.raises(RuntimeError, match="in place"):
+            given[..., 0] = -1e9
+        with pytest.raises(RuntimeError, match="in place"):
+            given.masked_fill_(torch.ones(1, 1, 512, dtype=torch.bool), 0.0)
+        assert type(given.clone()) is torch.Tensor
+        whole = TransformerWithValueHead(directories["gpt2"], device="cpu")
+        before, _ = whole.forward_with_value_head(ids)
+        with torch.no_grad():
+            whole.base_model.unembed.original_component.weight.mul_(2)
+        with pytest.raises(RuntimeError, match="weights have changed"):
+            token_entropy(before)
+
     def test_whatever_else_is_asked_gets_ordinary_logits(self, case):
         model, ids, attention, _ = case
         given = model(ids, attention, logits_to_keep=GEN + 1)
@@ -307,6 +353,7 @@ class TestNumbersOverTheVocabulary:
         assert (len(given), given.ndim, given.dtype) == (len(ids), 3, torch.float32)
         ordinary = given * 1
         assert type(ordinary) is torch.Tensor
+        assert torch.log_softmax(given, -1, dtype=torch.float64).dtype == torch.float64
         for ask in (torch.softmax, torch.argmax, torch.logsumexp, torch.log_softmax):
             assert torch.equal(ask(given, -1) * 1, ask(ordinary, -1))
         assert torch.equal(torch.stack([given, given])[1], ordinary)
@@ -331,6 +378,16 @@ def test_packing_keeps_every_token_once(rows, alphabet):
     assert torch.equal(packing.positions[packing.index[real]], (attention.cumsum(1) - 1)[real])
     prompts = {tuple(row[row > 0].tolist()) for row in ids[:, :widest]}
     assert packing.prompts.rows == len(prompts)
+
+
+def test_a_model_and_its_fast_passes_go_together(model_dirs):
+    model = BridgedTransformer(model_dirs["llama"], device="cpu")
+    rollout(model, PROMPTS, 2, stop_at_eos=False)
+    seen = weakref.ref(model.base_model.original_model)
+    assert copy.deepcopy(fast_model(model.base_model.original_model)) is None
+    del model
+    gc.collect()
+    assert seen() is None
 
 
 def test_the_switch():

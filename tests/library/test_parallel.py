@@ -1,6 +1,7 @@
 """Two processes are one: the same gradients, the same numbers, one run directory, and an end when one of them dies."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from rlhf_lib import cli, parallel
 from rlhf_lib.args import GrpoArgs, InputError
 from rlhf_lib.memory import ReplayMemory
+from rlhf_lib.rollouts import get_logprobs
 from rlhf_lib.trainers import TRAINERS
 
 from . import two_processes
@@ -20,9 +22,9 @@ from . import two_processes
 def job(model_dirs, tmp_path_factory):
     """What two processes left, and what they said."""
     out = tmp_path_factory.mktemp("two")
-    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "GLOO_SOCKET_IFNAME": "lo"}
-    import os
-
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", two_processes.__file__]
     done = subprocess.run(
         [sys.executable, *words, str(model_dirs["llama"]), str(out)],
@@ -74,6 +76,19 @@ class TestLearning:
     def test_both_end_with_the_same_weights(self, name, job):
         first, second = (torch.load(job[0] / f"{name}-{i}.pt") for i in range(2))
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_process_without_rows_takes_part(job, model_dirs):
+    """One row on two processes; its gradient, passed back twice, is twice that of one process."""
+    theirs = [torch.load(job[0] / f"row-{i}.pt") for i in range(2)]
+    ids = theirs[0]["ids"]
+    assert torch.equal(ids, theirs[1]["ids"])
+    model = two_processes.trainer_of("ppo-lora", model_dirs["llama"]).model
+    logits, values = model.forward_with_value_head(ids, torch.ones_like(ids), logits_to_keep=6)
+    (get_logprobs(logits, ids[:, -6:]).sum() + values.sum()).backward()
+    for parameter, first, second in zip(model.lora_params(), theirs[0]["gradients"], theirs[1]["gradients"], strict=True):
+        torch.testing.assert_close(first, 2 * parameter.grad, atol=1e-5, rtol=1e-4)
+        assert torch.equal(first, second)
 
 
 def test_the_processes_sample_different_completions(job):
@@ -141,7 +156,7 @@ def test_supervised_training_says_that_it_is_for_one_process(monkeypatch, capsys
 def test_an_uncovered_model_is_refused(model_dirs, monkeypatch):
     trainer = TRAINERS["grpo"](GrpoArgs(base_model=str(model_dirs["gpt_neo"]), device="cpu", eval_problems=0))
     monkeypatch.setattr(parallel, "count", lambda: 2)
-    with pytest.raises(InputError, match="2 processes can only train together with the fast passes"):
+    with pytest.raises(InputError, match="2 processes can only train together by the fast passes"):
         trainer.model(torch.ones(2, 4, dtype=torch.long))
 
 

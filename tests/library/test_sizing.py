@@ -131,6 +131,14 @@ def test_activations_are_what_the_backward_pass_keeps(arithmetic, entry, directo
     assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(computed, rel=0.1)
 
 
+@pytest.fixture
+def drawing_as_on_cuda(monkeypatch):
+    """Random numbers by one operation."""
+    noise = lambda self, rows, vocab: torch.empty(len(rows), vocab).exponential_()  # noqa: E731
+    monkeypatch.setattr(Sampler, "noise", noise)
+
+
+@pytest.mark.usefixtures("drawing_as_on_cuda")
 def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, entry, adapted, in_chunks):
     gen = 24
     ids = torch.cat([torch.randint(3, 500, (1, 10)).repeat(8, 1), torch.randint(3, 500, (8, gen))], dim=1)
@@ -155,6 +163,7 @@ def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, ent
     assert learning.peak / (8 * gen * entry.vocab) == pytest.approx(arithmetic.CHUNK_BYTES, rel=0.1)
 
 
+@pytest.mark.usefixtures("drawing_as_on_cuda")
 def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
     """Inside what is captured as a graph, and outside of it; most operations are one kernel each."""
     fast, inside = fast_model(adapted.base_model.original_model), []

@@ -148,7 +148,7 @@ def test_it_learns_and_kl_holds_it_back(name, make, tmp_path):
             reward_fn=contains_a,
             kl_coef=kl_coef,
             output_dir=str(tmp_path / str(kl_coef)),
-            seed=1,
+            seed=1,  # with seed 0 PPO on all weights finds the letter only after 15 phases
             total_phases=15,
             batch_size=64,
             gen_len=10,

@@ -11,6 +11,7 @@ import torch
 
 from rlhf_lib import cli, parallel
 from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
+from rlhf_lib.rollouts import get_logprobs, rollout
 from rlhf_lib.trainers import TRAINERS
 
 KINDS = {"ppo": RLHFArgs, "ppo-lora": LoraArgs, "grpo": GrpoArgs}
@@ -57,6 +58,19 @@ def compare_learning(model, out):
         torch.save(result["trained"], out / f"{name}-{parallel.number()}.pt")
 
 
+def one_row(model, out):
+    """Fewer rows than processes: one process has none, and all goes on; two backward passes add up."""
+    trainer = trainer_of("ppo-lora", model)
+    torch.manual_seed(3)
+    sampled = rollout(trainer.model, ["2+2="], 5, stop_at_eos=False)
+    for _ in range(2):
+        logits, values = trainer.model.forward_with_value_head(sampled.ids, sampled.attention_mask, logits_to_keep=6)
+        (get_logprobs(logits, sampled.ids[:, -6:]).sum() + values.sum()).backward()
+    torch.save(
+        {"ids": sampled.ids, "gradients": [p.grad for p in trainer.model.lora_params()]}, out / f"row-{parallel.number()}.pt"
+    )
+
+
 def command(model, directory, *more):
     """A run of the command line."""
     words = ["train", "grpo", "--task", "pocket", "--base-model", str(model), "--output-dir", str(directory), "--device", "cpu"]
@@ -70,6 +84,7 @@ def main():
     model, out = Path(sys.argv[1]), Path(sys.argv[2])
     parallel.start("cpu")
     compare_learning(model, out)
+    one_row(model, out)
     command(model, out / "run", "--warmup-steps", "0")
 
     if parallel.number() == 1:
