@@ -646,7 +646,8 @@ minibatch is drawn at random, so a GPU's share of it has prompts (1 - (1 - share
 micro-batches are sorted by prompt, so each cut reads one anew at most. In float32, without a value head, scoring needs
 no pass of the policy: the vectors that tokens were sampled from serve. The bytes a logit are log-softmax, entropy and
 KL, each written out number by number. N is what a token is multiplied with: an untied embedding is only looked up. A
-graph is captured once for each 64 slots and batch shape: {captures} s for the three models, in the first phase and after an evaluation.
+graph is captured once for each 64 slots and batch shape: {captures} s for the three models, at first and after
+an evaluation.
 Left out: attention's own arithmetic (under 4%), the adapters' (under 2% of the operations, but in float32: up to a
 fifth more time on 0.5B), and launches of small passes. Some row takes all {gen_len} steps, and all GPUs wait. Where no
 size fits the memory, times are as if it did.
