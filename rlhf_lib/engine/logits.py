@@ -41,6 +41,13 @@ class Source:
     is_shared: bool = False
     """Whether every process has all vectors; otherwise each has those of its own rows."""
     dense: dict[tuple[float, bool, bool, bool], Float[Tensor, "tokens vocab"]] = field(default_factory=dict)
+    version: int | None = None
+    """How often the unembedding had been written to when these logits were asked for."""
+
+    def __post_init__(self) -> None:
+        """Remember the state of the unembedding."""
+        if self.version is None:
+            self.version = self.weights.unembedding.weight._version
 
     @property
     def vocab(self) -> int:
@@ -51,10 +58,6 @@ class Source:
     def is_small(self) -> bool:
         """Whether all logits may exist at once."""
         return len(self.hidden) * self.vocab <= DENSE_NUMBERS
-
-    def __post_init__(self) -> None:
-        """Remember the state of the unembedding."""
-        self.version = self.weights.unembedding.weight._version
 
     def unembed(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocab"]:
         """Logits in float32."""

@@ -72,13 +72,15 @@ class Pass:
     source: Source
     index: Int[Tensor, "batch seq"]
     """Each position's vector in the source; -1 where there is no token, or where another process has it."""
-
     kept: int
+    """How many of the last positions' logits are wanted."""
 
     @property
     def logits(self) -> DeferredLogits:
         """Logits of the last positions."""
-        return DeferredLogits(View(self.source, self.index[:, -self.kept :]))
+        vectors, index = needed_vectors(self.source.hidden, self.index, self.kept)
+        source = self.source if vectors is self.source.hidden else replace(self.source, hidden=vectors, dense={})
+        return DeferredLogits(View(source, index[:, -self.kept :]))
 
     def everywhere(self, values: Float[Tensor, " tokens"]) -> Float[Tensor, "batch seq"]:
         """One number a vector as one a position; 0 where there is no token."""
@@ -201,10 +203,10 @@ def needed_vectors(
     vectors: Float[Tensor, "tokens width"], index: Int[Tensor, "rows seq"], kept: int
 ) -> tuple[Float[Tensor, "needed width"], Int[Tensor, "rows seq"]]:
     """The vectors of the last `kept` positions alone, and where they are now."""
-    if kept >= index.shape[1]:
-        return vectors, index
     wanted = index[:, -kept:]
     rows = wanted[wanted >= 0].unique()
+    if len(rows) == len(vectors):
+        return vectors, index
     place = index.new_full((len(vectors) + 1,), -1)  # the last entry stands for -1
     place[rows] = torch.arange(len(rows), device=index.device)
     return vectors.index_select(0, rows), place[index]
