@@ -89,6 +89,7 @@ def plot(found: dict[str, list[dict[str, float]]], file: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     figure, axes = plt.subplots(
         2, len(found), figsize=(2.6 * len(found) + 1, 5.2), layout="constrained", squeeze=False, sharey="row"
@@ -102,8 +103,11 @@ def plot(found: dict[str, list[dict[str, float]]], file: Path) -> None:
             axis.set(xscale="log", yscale="log", xlabel=name if row else "", ylabel=title if column == 0 else "")
             axis.set_xticks([p[name] for p in points], [f"{p[name]:,}" for p in points], rotation=45, fontsize=7)
             axis.minorticks_off()
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axis.grid(alpha=0.3)
     axes[0][0].legend()
+    figure.align_xlabels()
     figure.savefig(file, dpi=130)
     plt.close(figure)
 
