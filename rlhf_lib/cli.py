@@ -24,7 +24,7 @@ ALGORITHMS = {
 HELP = """usage: rlhf COMMAND [OPTIONS]     (every command answers --help)
 
 Train a language model by reinforcement learning, on a laptop or a GPU:
-  rlhf train grpo --task pocket      GRPO on word problems: watch reasoning emerge, 2 minutes
+  rlhf train grpo --task pocket      GRPO on word problems: watch reasoning emerge, 1 minute
   rlhf train ppo-lora --task pocket  PPO with a value head, on adapters
   rlhf train ppo --task pocket       PPO with a value head, every weight trained
   rlhf train reft --task pocket      ReFT: warm-up on worked solutions, then PPO
