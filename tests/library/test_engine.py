@@ -17,6 +17,8 @@ from rlhf_lib.models import BridgedTransformer, TransformerWithLora, Transformer
 from rlhf_lib.objectives import calc_kl_penalty, token_entropy, token_kl
 from rlhf_lib.rollouts import get_logprobs, rollout
 
+from .conftest import tiny_config
+
 COVERED = ("llama", "llama_ungrouped", "gpt2", "gpt_neox", "qwen2")
 PROMPTS = ["Question: Anna has 3 apples.", "2+2=", "Question: Ben has"] * 2 + ["2+2=", "2+2="]
 GEN = 10
@@ -25,20 +27,11 @@ GEN = 10
 @pytest.fixture(scope="module")
 def directories(model_dirs, tokenizer, tmp_path_factory):
     """The architectures, and a Llama in which every head has keys of its own."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(9)
-    own = tmp_path_factory.mktemp("llama_ungrouped")
-    config = LlamaConfig(
-        vocab_size=512,
-        hidden_size=32,
-        intermediate_size=48,
-        num_attention_heads=4,
-        num_hidden_layers=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    own, config = tmp_path_factory.mktemp("llama_ungrouped"), tiny_config("llama")
+    config.num_key_value_heads = config.num_attention_heads
     AutoModelForCausalLM.from_config(config).save_pretrained(own)
     tokenizer.save_pretrained(own)
     return {**model_dirs, "llama_ungrouped": own}
