@@ -152,9 +152,9 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
     name = resolve_name(name_or_path)
     with quiet_transformers():
         config = read_config(name)
-        dropout = remove_dropout(config)
+        dropout, numbers = remove_dropout(config), number_format(dtype, where)
         try:
-            hf = AutoModelForCausalLM.from_pretrained(name, config=config, **number_format(dtype, where))
+            hf = AutoModelForCausalLM.from_pretrained(name, config=config, **numbers)
             tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError, SafetensorError) as error:
             first = str(error).strip().splitlines()[0]
