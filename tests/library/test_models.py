@@ -13,6 +13,7 @@ from rlhf_lib.models import (
     TransformerWithValueHead,
     TransformerWithValueHeadLora,
     encode_prompts,
+    loading,
     resolve_device,
 )
 from rlhf_lib.objectives import token_kl
@@ -284,3 +285,9 @@ def test_the_real_pretrained_model_loads(shared):
     model = BridgedTransformer(shared / "models" / "stories260K", device="cpu")
     text = model.to_string(model.generate(model.to_tokens("Once upon a time"), max_new_tokens=8, do_sample=False))
     assert "Once upon a time, there was a little" in text[0]
+
+
+def test_a_missing_package_is_not_taken_for_a_damaged_model(monkeypatch):
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'^dtype="4bit" needs the package bitsandbytes'):
+        loading.load_base("pocket", device="cpu", dtype="4bit")
