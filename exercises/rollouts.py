@@ -1,11 +1,10 @@
-# Rendered by `rlhf course render`; fingerprint dd31fb9ef94c
+# Rendered by `rlhf course render`; fingerprint dac79c123cf7
 """Exercises of chapters/1_rollouts.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_rollouts.py` (add -k NAME for one exercise), get a hint with
 `rlhf course hint NAME`, and see your own code at work with `python -m exercises.rollouts`.
 """
 
-import inspect
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +48,7 @@ from rlhf_lib.models import (
     encode_prompts,
     padding_id,
 )
+from rlhf_lib.models.caching import cache_name, takes_positions
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (
     calc_clipped_surrogate_objective,
@@ -147,7 +147,7 @@ class Decoder:
     def __init__(self, model: nn.Module, attention_mask: Int[Tensor, "batch prefix"]):
         """`model` is the Hugging Face model; `attention_mask` is 0 on the prompts' left padding, 1 elsewhere."""
         self.model, self.attention_mask, self.cache = model, attention_mask, None
-        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.takes_positions, self.cache_name = takes_positions(model), cache_name(model)
 
     def __call__(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
         """Logits of the token after the last of `ids`: the first call gets the prompts, each later one the newest tokens alone.
@@ -155,7 +155,7 @@ class Decoder:
         `self.attention_mask` [batch, all tokens so far] covers `ids` when the call begins, and one token more when it ends;
         `self.cache` is None at first and then holds the model's keys and values of all tokens so far. A token's position
         counts the real tokens before it in its row; padding has position 0. `position_ids` go to the model only where
-        `self.takes_positions`.
+        `self.takes_positions`. What the model calls its cache, as argument and in its output, is `self.cache_name`.
         """
         raise NotAttempted("cached_decoding", "chapters/1_rollouts.md, exercise 1.7")
 

@@ -7,7 +7,6 @@ distribution further, which makes the sampler differ from the policy that is sco
 was really sampled from, so that the gap can be reported.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from rlhf_lib import engine
 from rlhf_lib.args import InputError
 from rlhf_lib.engine import sped_up_by, taken_over_by
 from rlhf_lib.models import encode_prompts, padding_id
+from rlhf_lib.models.caching import cache_name, check_sampling, pass_cache_by_any_name, takes_positions
 
 
 @dataclass
@@ -160,7 +160,7 @@ class Decoder:
     def __init__(self, model: nn.Module, attention_mask: Int[Tensor, "batch prefix"]):
         """`model` is the Hugging Face model; `attention_mask` is 0 on the prompts' left padding, 1 elsewhere."""
         self.model, self.attention_mask, self.cache = model, attention_mask, None
-        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.takes_positions, self.cache_name = takes_positions(model), cache_name(model)
 
     def __call__(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
         """Logits of the token after the last of `ids`: the first call gets the prompts, each later one the newest tokens alone.
@@ -168,21 +168,20 @@ class Decoder:
         `self.attention_mask` [batch, all tokens so far] covers `ids` when the call begins, and one token more when it ends;
         `self.cache` is None at first and then holds the model's keys and values of all tokens so far. A token's position
         counts the real tokens before it in its row; padding has position 0. `position_ids` go to the model only where
-        `self.takes_positions`.
+        `self.takes_positions`. What the model calls its cache, as argument and in its output, is `self.cache_name`.
         """
-        options: dict[str, Any] = {}
+        options = {self.cache_name: self.cache}
         if self.takes_positions:
             positions = (self.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
             options["position_ids"] = positions[:, -ids.shape[1] :]
         output = self.model(
             input_ids=ids,
             attention_mask=self.attention_mask,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
             **options,
         )
-        self.cache = output.past_key_values
+        self.cache = getattr(output, self.cache_name)
         self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(self.attention_mask[:, :1])], dim=1)
         return output.logits[:, -1]
 
@@ -273,7 +272,13 @@ def check_length(prefix_len: int, gen_len: int, context: int) -> None:
 
 def sampling_parts(model: Any) -> tuple[Any, Any]:
     """The bridge that generates, and the context in which it is the policy; a bare TransformerBridge is its own policy."""
-    return (model, nullcontext()) if isinstance(model, TransformerBridge) else (model.base_model, policy_of(model))
+    if isinstance(model, TransformerBridge):
+        pass_cache_by_any_name(model)
+        bridge, as_policy = model, nullcontext()
+    else:
+        bridge, as_policy = model.base_model, policy_of(model)
+    check_sampling(bridge)
+    return bridge, as_policy
 
 
 @contextmanager

@@ -1,10 +1,9 @@
-# Rendered by `rlhf course render`; fingerprint 8f252a776ca3
+# Rendered by `rlhf course render`; fingerprint 71144280d68b
 """Solutions of chapters/1_rollouts.md; run them with `python -m solutions.rollouts`.
 
 Sampling the bundled model, and scoring what it writes.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from rlhf_lib.course.demos.rollouts import GEN_LEN, GROUP, PROBLEMS, SETTINGS
 from rlhf_lib.models import TransformerWithLora, encode_prompts, padding_id
+from rlhf_lib.models.caching import cache_name, takes_positions
 from rlhf_lib.rewards import correctness_reward
 from rlhf_lib.rollouts import Decoded, Rollout, check_length, decode_texts, end_ids_of, sampling_parts
 from rlhf_lib.tasks import PocketTask
@@ -117,7 +117,7 @@ class Decoder:
     def __init__(self, model: nn.Module, attention_mask: Int[Tensor, "batch prefix"]):
         """`model` is the Hugging Face model; `attention_mask` is 0 on the prompts' left padding, 1 elsewhere."""
         self.model, self.attention_mask, self.cache = model, attention_mask, None
-        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+        self.takes_positions, self.cache_name = takes_positions(model), cache_name(model)
 
     def __call__(self, ids: Int[Tensor, "batch new"]) -> Float[Tensor, "batch vocab"]:
         """Logits of the token after the last of `ids`: the first call gets the prompts, each later one the newest tokens alone.
@@ -125,21 +125,20 @@ class Decoder:
         `self.attention_mask` [batch, all tokens so far] covers `ids` when the call begins, and one token more when it ends;
         `self.cache` is None at first and then holds the model's keys and values of all tokens so far. A token's position
         counts the real tokens before it in its row; padding has position 0. `position_ids` go to the model only where
-        `self.takes_positions`.
+        `self.takes_positions`. What the model calls its cache, as argument and in its output, is `self.cache_name`.
         """
-        options: dict[str, Any] = {}
+        options = {self.cache_name: self.cache}
         if self.takes_positions:
             positions = (self.attention_mask.cumsum(dim=-1) - 1).clamp(min=0)
             options["position_ids"] = positions[:, -ids.shape[1] :]
         output = self.model(
             input_ids=ids,
             attention_mask=self.attention_mask,
-            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=1,
             **options,
         )
-        self.cache = output.past_key_values
+        self.cache = getattr(output, self.cache_name)
         self.attention_mask = torch.cat([self.attention_mask, torch.ones_like(self.attention_mask[:, :1])], dim=1)
         return output.logits[:, -1]
 

@@ -58,13 +58,15 @@ class Witness(nn.Module):
         attention_mask: Int[Tensor, "batch seq"] | None = None,
         position_ids: Int[Tensor, "batch new"] | None = None,
         past_key_values: Any = None,
+        cache: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
         **options: Any,
     ) -> SimpleNamespace:
-        """Logits [batch kept 6] and the cache, as a Hugging Face model gives them."""
+        """Logits [batch kept 6] and the cache, as a Hugging Face model gives them, by its old name and its new one."""
         batch, new = input_ids.shape
-        cached = DynamicCache() if past_key_values is None else past_key_values
+        given = [one for one in (past_key_values, cache) if one is not None]
+        cached = given[0] if given else DynamicCache()
         before = cached.get_seq_length()
         if use_cache is not False:
             cached.update(torch.zeros(batch, 1, new, 1), torch.zeros(batch, 1, new, 1), 0)
@@ -73,7 +75,8 @@ class Witness(nn.Module):
         same_for_all = torch.tensor([new, before, mask.shape[1]]).expand(batch, new, 3)
         real = mask.sum(dim=1)[:, None].expand(batch, new)
         logits = torch.cat([same_for_all, torch.stack([real, positions, input_ids], dim=-1)], dim=-1).float()
-        return SimpleNamespace(logits=logits[:, -logits_to_keep:], past_key_values=None if use_cache is False else cached)
+        cached = None if use_cache is False else cached
+        return SimpleNamespace(logits=logits[:, -logits_to_keep:], past_key_values=cached, cache=cached)
 
 
 @cache

@@ -221,10 +221,12 @@ def shared_with_all(source: Source, index: Int[Tensor, "rows kept"]) -> tuple[So
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a hook runs at this module; the ones that a bridge keeps on its norms only pass values on."""
+    """Whether a hook runs at this module that may change values; the ones that a bridge keeps on its norms do not."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    is_hook_point, own = type(module).__name__ == "HookPoint", "transformer_lens"
-    return any(is_hook_point or not getattr(hook, "__module__", "").startswith(own) for hook in hooks)
+    if type(module).__name__ == "HookPoint":
+        return bool(hooks)
+    own = (hook for hook in hooks if not getattr(hook, "changes_no_values", False))
+    return any(not getattr(hook, "__module__", "").startswith("transformer_lens") for hook in own)
 
 
 def state_of(parameters: Iterable[Tensor]) -> State:

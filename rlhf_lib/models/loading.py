@@ -19,6 +19,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lib.args import InputError
+from rlhf_lib.models.caching import pass_cache_by_any_name
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = {"pocket": ASSETS / "pocket"}
@@ -166,6 +167,7 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
         bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=str(where))
         if dtype != "4bit":  # quantised weights are where they are to be
             bridge.to(where, print_details=False)
+        pass_cache_by_any_name(bridge)
     return LoadedBase(str(name_or_path), bridge, AutoTokenizer.from_pretrained(name), parameters, dropout)
 
 

@@ -237,16 +237,16 @@ SAMPLE_TOKENS = [
 CACHED_DECODING = [
     mistake(
         "the cache that comes back is not kept, so each step sees the new token alone",
-        ("self.cache = output.past_key_values", "pass"),
+        ("self.cache = getattr(output, self.cache_name)", "pass"),
     ),
     mistake(
         "everything is computed again in each step: the values are right, but there is no cache",
         (
-            "options: dict[str, Any] = {}",
+            "options = {self.cache_name: self.cache}",
             'self.seen = ids = torch.cat([getattr(self, "seen", ids[:, :0]), ids], dim=1)\n'
-            "        options: dict[str, Any] = {}",
+            "        options = {self.cache_name: self.cache}",
         ),
-        ("self.cache = output.past_key_values", "pass"),
+        ("self.cache = getattr(output, self.cache_name)", "pass"),
     ),
     mistake("the model is not told positions, and GPT-2 then counts the padding", ("if self.takes_positions:", "if False:")),
     mistake(
