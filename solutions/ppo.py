@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 42dd2f5e1dad
+# Rendered by `rlhf course render`; fingerprint a52c4f2bcfd1
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -584,13 +584,15 @@ class RLHFTrainer(Trainer):
         ref_logits: Float[Tensor, "batch kept vocab"],
         logprobs: Float[Tensor, "batch gen"],
     ) -> None:
-        """Log the sampling policy's exact KL from the reference, its entropy, and the gap between sampler and trainer."""
+        """Log the sampling policy's exact KL from the reference, its entropy, and the gap between sampler and trainer.
+
+        Raises:
+            InputError: that gap is large, and nothing that was asked for explains it.
+        """
+        gap = sampled.sampler_logprobs - logprobs
+        self.stop_if_sampler_differs(gap, sampled.mask)
         policy, reference = logits[:, :-1] / self.args.temperature, ref_logits[:, :-1] / self.args.temperature
-        figures = {
-            "kl": token_kl(policy, reference),
-            "entropy": token_entropy(policy),
-            "sampler_gap": sampled.sampler_logprobs - logprobs,
-        }
+        figures = {"kl": token_kl(policy, reference), "entropy": token_entropy(policy), "sampler_gap": gap}
         self.log(**{name: reduce_tokens(values, self.args.gen_len, sampled.mask) for name, values in figures.items()})
 
     def log_update(self, logprobs: Float[Tensor, "minibatch gen"], minibatch: ReplayMinibatch) -> None:

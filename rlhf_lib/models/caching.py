@@ -38,8 +38,8 @@ def cache_name(model: nn.Module) -> str:
         if name in parameters:
             return name
     raise InputError(
-        f"{type(model).__name__} takes no key-value cache ({' or '.join(NAMES)}) with transformers {version('transformers')}, and "
-        "sampling needs one; use a model with attention, such as Llama, Qwen or GPT-2"
+        f"{type(model).__name__} takes no key-value cache ({' or '.join(NAMES)}) with transformers {version('transformers')}, "
+        "and sampling needs one; use a model with attention, such as Llama, Qwen or GPT-2"
     )
 
 
@@ -119,7 +119,7 @@ def check_engine(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: In
     ids, attention_mask = ids[:, :first], attention_mask[:, :first]
 
     def greedy(rows: int, generator: torch.Generator | None) -> engine.Sampler:
-        return engine.Sampler(rows, 0, None, generator)
+        return engine.Sampler(rows, 0.0, None, generator)
 
     columns = engine.decode(hf, ids, attention_mask, PROBE_STEPS, [], 0, greedy, torch.Generator(ids.device))
     if columns is None:

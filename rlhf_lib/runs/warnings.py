@@ -49,7 +49,7 @@ def truncated(history: list[Record]) -> bool:
 
 
 def sampler_gap(history: list[Record]) -> bool:
-    """The sampler's log-probabilities are not the trainer's."""
+    """The sampler's log-probabilities are not the trainer's (where nothing explains it, the trainer has stopped already)."""
     gap = level(history, "sampler_gap")
     return gap is not None and abs(gap) > 0.05
 
@@ -80,7 +80,10 @@ SIGNATURES: list[tuple[Callable[[list[Record]], bool], str]] = [
     ),
     (entropy_collapse, "Entropy has collapsed and the reward with it: lower the learning rate or raise ent_coef."),
     (truncated, "Most completions hit gen_len before ending, which may cut off their answers: raise gen_len."),
-    (sampler_gap, "Sampler and trainer disagree on log-probabilities: top_k or top_p is on, or the number formats differ."),
+    (
+        sampler_gap,
+        "Sampler and trainer disagree on log-probabilities, by truncation, another sampler or rounding: try correct_sampler.",
+    ),
     (useless_critic, "The critic explains none of the returns: raise vf_coef or head_lr, or train it longer."),
     (nothing_learned, "The reward has not risen in ten phases although it varies: raise the learning rate or the batch."),
 ]

@@ -1,9 +1,12 @@
 """Trainers for real: right gradients, what may change, learning on tiny tasks."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 import pytest
 import torch
 
-from rlhf_lib.args import GrpoArgs, RLHFArgs
+from rlhf_lib.args import GrpoArgs, InputError, RLHFArgs
 from rlhf_lib.memory import ReplayMemory
 from rlhf_lib.objectives import (
     calc_clipped_surrogate_objective,
@@ -13,7 +16,7 @@ from rlhf_lib.objectives import (
     token_kl,
 )
 from rlhf_lib.optim import get_optimizer_and_scheduler
-from rlhf_lib.trainers import TRAINERS, GrpoTrainer, LoraTrainer, RLHFTrainer
+from rlhf_lib.trainers import TRAINERS, GrpoTrainer, LoraTrainer, RLHFTrainer, ppo
 
 from .conftest import ON_A_PREFIX, SMALL_RUN
 
@@ -39,6 +42,23 @@ def test_at_step_0_the_policy_is_the_reference(name, kind, make):
     assert figures["kl"] == pytest.approx(0, abs=1e-6)
     assert figures["clip_low"] == figures["clip_high"] == 0
     assert figures["sampler_gap"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ON_A_PREFIX)
+@pytest.mark.parametrize(("options", "stops"), [({}, True), ({"top_k": 4}, False), ({"top_p": 0.5}, False)])
+def test_sampling_from_another_model_than_is_trained_is_an_error(name, options, stops, make, monkeypatch):
+    """A tenth of a nat a token is no rounding in float32; truncation that was asked for explains it."""
+    trainer = make(name, **options)
+    sample = ppo.rollout
+
+    def off(*args, **sampling):
+        sampled = sample(*args, **sampling)
+        return replace(sampled, sampler_logprobs=sampled.sampler_logprobs + 0.1)
+
+    monkeypatch.setattr(ppo, "rollout", off)
+    with pytest.raises(InputError, match=r"disagree by 0\.1 nats a token in phase 1") if stops else nullcontext():
+        trainer.rollout_phase()
+    assert trainer.step == 0
 
 
 def test_ppo_objective_is_the_sum_of_its_terms(make):
