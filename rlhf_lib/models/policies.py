@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from rlhf_lib import parallel
 from rlhf_lib.args import LORA_MAPS, InputError
-from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, tell_once
+from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, plain_formulas, tell_once
 from rlhf_lib.lora.adapter import LoraHooks
 from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, load_adapter, read_adapter_config, save_adapter
 from rlhf_lib.models import loading
+from rlhf_lib.models.caching import check_sampling
 
 HEAD_FILE = "value_head.safetensors"
 
@@ -258,6 +259,8 @@ class BridgedTransformer(nn.Module):
         self, ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"] | None = None, **options: Any
     ) -> Any:
         """TransformerBridge's generate, on the policy (adapters included); options are passed on."""
+        with plain_formulas():  # it samples with Hugging Face's cache
+            check_sampling(self.base_model)
         with self.merged(), torch.no_grad():
             return self.base_model.generate(ids, attention_mask=attention_mask, **{"verbose": False, **options})
 

@@ -70,7 +70,11 @@ def test_the_decoder_takes_the_name_off_the_model(model_dirs):
 def test_a_cache_that_stays_empty_is_an_error(kind, model_dirs, blind):
     model = TransformerWithLora(model_dirs[kind], device="cpu")
     with engine.plain_formulas():
-        for sample in (lambda: rollout(model, PROMPTS, 3), lambda: get_samples(model, "Anna", 2, top_k=None)):
+        for sample in (
+            lambda: rollout(model, PROMPTS, 3),
+            lambda: get_samples(model, "Anna", 2, top_k=None),
+            lambda: model.generate(model.to_tokens("Anna"), max_new_tokens=3),
+        ):
             with pytest.raises(InputError, match=r"cache holds 0 tokens.*transformers \d.*transformer_lens \d.*install"):
                 sample()
     rollout(model, PROMPTS, 3)  # the engine has a cache of its own
