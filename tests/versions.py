@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "tests" / "constraints.txt"
 FOLDER = ROOT / "build" / "versions"
 HEADER = """\
-# What `make demo` and `make test` install, for pip and uv alike. Written by `make lock`, after the whole suite passed with it on
-# Python {python}, {platform}; lines for other Pythons and systems are resolved, not run. torch alone chooses its GPU's packages.
+# What `make demo` and `make test` install, for pip and uv alike. Written by `make lock`, after the whole suite passed with it
+# on Python {python}, {platform}; lines for other Pythons and systems were resolved, not run. torch chooses its own GPU packages.
 """
 FOR_A_GPU = re.compile(r"(nvidia|cuda|triton)\b")
 
