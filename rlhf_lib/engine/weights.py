@@ -167,7 +167,7 @@ class Weights:
         self.positions = None if positions is None else bare(getattr(trunk, positions))
         self.rotary = bare(trunk.rotary_emb) if hasattr(trunk, "rotary_emb") else None
         self.last_norm = Norm(bare(getattr(trunk, norm)))
-        self.unembedding = bare(hf.lm_head)
+        self.unembedding = bare(hf.get_output_embeddings())
         self.blocks: list[Block] = [block_of(i, module) for i, module in enumerate(getattr(trunk, blocks))]
         linear = [m for b in self.blocks for m in (b.q, b.k, b.v, b.o, b.up, b.gate, b.down) if m is not None]
         if any(type(m.module).__name__ not in ("Linear", "Conv1D") for m in linear):
