@@ -19,7 +19,7 @@ LOCK = ROOT / "tests" / "constraints.txt"
 FOLDER = ROOT / "build" / "versions"
 HEADER = """\
 # What `make demo` and `make test` install, for pip and uv alike. Written by `make lock`, after the whole suite passed with it
-# on Python {python}, {platform}; lines for other Pythons and systems were resolved, not run. torch chooses its own GPU packages.
+# on Python {python}, {platform}; lines for other Pythons and systems are resolved, not run. torch picks its GPU packages.
 """
 FOR_A_GPU = re.compile(r"(nvidia|cuda|triton)\b")
 
@@ -79,18 +79,20 @@ def run_suite(which, target):
     return process.returncode, telling
 
 
-def main():
+def main(words=None):
+    """The exit code; newest writes the lock when it is 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("which", choices=["newest", "oldest"])
     parser.add_argument("--target", default="prove", help="of the Makefile: prove is everything, test leaves slow proofs out")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if given.which == "newest" and given.target != "prove":
         parser.error("the lock is written after the whole suite; leave --target out")
     lines = resolve(given.which)
     text = HEADER.format(python=sys.version.split()[0], platform=sys.platform) + "\n".join(lines) + "\n"
     locked = LOCK.read_text().splitlines() if LOCK.exists() else []
-    if given.which == "newest" and locked[2:] == lines:
-        sys.exit(print("tests/constraints.txt holds the newest versions already"))
+    if given.which == "newest" and lines == [line for line in locked if not line.startswith("#")]:
+        print(f"{LOCK.name} holds the newest versions already")
+        return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{given.which}.txt").write_text(text)
     code, telling = run_suite(given.which, given.target)
@@ -99,11 +101,11 @@ def main():
     print("The suite:", *telling or ["did not start"], sep="\n  ")
     if code == 0 and given.which == "newest":
         shutil.copy(FOLDER / "newest.txt", LOCK)
-        print("Written: tests/constraints.txt")
+        print(f"Written: {LOCK}")
     elif code:
-        print(f"They do not work together. The environment is kept: {(FOLDER / given.which).relative_to(ROOT)}")
-    sys.exit(code)
+        print(f"Nothing is written. To look into it: {FOLDER / given.which} has these versions installed.")
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
