@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("rlhf_lib", "beartype.beartype")
+install_import_hook("rlhf_lib", "shape_checks.beartype_once")
 
 import pytest
 import torch
