@@ -78,7 +78,7 @@ class Weights:
         self.positions = None if family.positions is None else bare(getattr(trunk, family.positions))
         self.rotary = bare(trunk.rotary_emb) if hasattr(trunk, "rotary_emb") else None
         self.last_norm = Norm(bare(getattr(trunk, family.norm)), family.norm_offset)
-        self.unembedding = bare(hf.lm_head)
+        self.unembedding = bare(hf.get_output_embeddings())
         self.logit_divisor = getattr(config, "logits_scaling", None) or 1.0
         self.logit_cap = getattr(config, "final_logit_softcapping", None)
         layers = enumerate(getattr(trunk, family.blocks))
