@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -387,7 +386,8 @@ def added_text(read: Callable[..., str], prompt: list[int], added: list[int]) ->
     """
     while True:
         before, whole = read(*prompt), read(*prompt, *added)
-        shared = len(commonprefix([before, whole]))
+        differing = (i for i, (ours, theirs) in enumerate(zip(before, whole, strict=False)) if ours != theirs)
+        shared = next(differing, min(len(before), len(whole)))
         if not before[shared:].strip("\ufffd"):
             return whole[shared:]
         prompt = prompt[:-1]

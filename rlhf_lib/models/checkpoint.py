@@ -169,12 +169,12 @@ def listed(names: list[str]) -> str:
 
 
 def read_tokenizer(name: str, what: str) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, which can at least take in a text."""
+    """The model's tokenizer, which has at least a token."""
     with sound(
         f"the tokenizer of {what}", "its files (tokenizer.json, tokenizer_config.json) are missing or damaged, get them again"
     ):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        if not tokenizer.get_vocab():
             raise ValueError("it has no vocabulary")
     return tokenizer
 

@@ -19,7 +19,7 @@ class WordProblemTask(Task):
     """Subclass with `name`, `hub_name` and `read`; see Gsm8kTask. Splits are kept apart: nothing trains on the test split.
 
     Args:
-        args: data, prompt_style, few_shot.
+        args: data, prompt_style, system_prompt, template_args, few_shot.
         tokenizer: of the model; needed by chat templates, and to keep prompts within the context.
         room: most tokens of a prompt; None: no limit.
     """
@@ -86,9 +86,10 @@ class WordProblemTask(Task):
 
     def prompt(self, problem: WordProblem) -> str:
         """The prompt of a problem; it never holds the problem itself as an example."""
-        style = self.args.prompt_style
+        args, style = self.args, self.args.prompt_style
         shots = [(shot.question, solution_text(shot, style)) for shot in self.examples if shot.question != problem.question]
-        return build_prompt(problem.question, shots, style, self.room or 10**9, self.tokenizer)
+        told = {"system": args.system_prompt, "arguments": args.template_arguments}
+        return build_prompt(problem.question, shots, style, self.room or 10**9, self.tokenizer, **told)
 
     def examples_in(self, prompts: Prompts) -> list[int]:
         """How many of the worked examples each prompt had room for."""
