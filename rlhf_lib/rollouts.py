@@ -380,17 +380,19 @@ def decode_texts(
 def added_text(read: Callable[..., str], prompt: list[int], added: list[int]) -> str:
     """The text that tokens add to that of a prompt; `read(*tokens)` is the text of tokens.
 
-    A prompt that ends within a character (in text: U+FFFD) has its last character from the completion. Where the completion
-    changes what stands before that (bytes that make no character take whole ones before them along), the prompt is read without
-    its last tokens.
+    A prompt that ends within a character (as text: in U+FFFD) has its last character from the completion. Where the completion
+    changes what stands before that, as bytes do that make no character and take whole ones before them along, the prompt is
+    read without its last tokens.
     """
-    while True:
-        before, whole = read(*prompt), read(*prompt, *added)
-        differing = (i for i, (ours, theirs) in enumerate(zip(before, whole, strict=False)) if ours != theirs)
-        shared = next(differing, min(len(before), len(whole)))
-        if not before[shared:].strip("\ufffd"):
-            return whole[shared:]
+    before, whole = read(*prompt), read(*prompt, *added)
+    differing = (i for i, (ours, theirs) in enumerate(zip(before, whole, strict=False)) if ours != theirs)
+    shared = next(differing, min(len(before), len(whole)))
+    if not before[shared:].strip("\ufffd"):
+        return whole[shared:]
+    while not whole.startswith(before) or before.endswith("\ufffd"):
         prompt = prompt[:-1]
+        before, whole = read(*prompt), read(*prompt, *added)
+    return whole[len(before) :]
 
 
 def end_ids_of(model: Any, tokenizer: Any) -> list[int]:
