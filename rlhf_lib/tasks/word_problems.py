@@ -144,11 +144,26 @@ class WordProblemTask(Task):
         if self.fits(prompt):
             return prompt
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return self.tokenizer.decode(ids[2 - self.room :])  # two less: decoding and encoding again may add a token
+        return self.tokenizer.decode(
+            ids[2 - self.room :], clean_up_tokenization_spaces=False
+        )  # two less: decoding and encoding again may add a token
+
+    @cached_property
+    def spaces_texts(self) -> bool:
+        """Whether the tokenizer puts a space before every text, as SentencePiece does."""
+        if self.tokenizer is None:
+            return False
+        one = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        return self.tokenizer.decode(one + one, clean_up_tokenization_spaces=False) == "a a"
 
     def cut(self, completion: str) -> str:
-        """What of a completion is its answer."""
-        return cut_at_next_question(completion)
+        """What of a completion is its answer.
+
+        The space before it is the tokenizer's where that puts one before every text: formats begin without it, and an answer
+        that is tokenised again gets it again.
+        """
+        answer = cut_at_next_question(completion)
+        return answer.removeprefix(" ") if self.spaces_texts else answer
 
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""

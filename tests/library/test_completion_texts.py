@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_lib.args import PromptArgs
 from rlhf_lib.engine.switch import plain_formulas
 from rlhf_lib.models import BridgedTransformer, encode_prompts, padding_id
 from rlhf_lib.rewards import XML_REWARDS
 from rlhf_lib.rollouts import Decoded, decode_texts, get_samples, rollout
+from rlhf_lib.tasks import Gsm8kTask
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<|im_end|>", "<reasoning>", "</reasoning>", "<answer>", "</answer>")
 WORDS = ("a", "b", "was", "little", "7", "é", ".", "\n")
@@ -143,6 +145,19 @@ def test_an_end_that_is_an_ordinary_token_goes_once():
     tokenizer = TOKENIZERS["byte_level"]
     stop = tokenizer(".", add_special_tokens=False)["input_ids"]
     assert completions_of(tokenizer, ["a", "a"], [[*stop, *stop], stop], end_ids=stop) == [".", ""]
+
+
+@each_tokenizer
+def test_an_answer_tokenised_again_is_what_was_sampled(name, gsm8k_dir):
+    """The space that SentencePiece puts before a text is no part of the answer, and comes back with it."""
+    tokenizer = TOKENIZERS[name]
+    task = Gsm8kTask(PromptArgs(task="gsm8k", data=str(gsm8k_dir)), tokenizer)
+    for answer in ("a b was", "7"):
+        tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        (sampled,) = completions_of(tokenizer, ["a 7"], [tokens])
+        assert task.cut(sampled) == answer
+        assert tokenizer(task.cut(sampled), add_special_tokens=False)["input_ids"] == tokens
+    assert task.cut("  a") == ("  a" if name == "byte_level" else " a")
 
 
 # With models
