@@ -86,8 +86,8 @@ def read_config(name: str, what: str, **changes: Any) -> Any:
     )
     with sound(f"{what}{whence}", remedy):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **changes)
-    text = config.get_text_config()  # knows the sizes by their standard names, whatever the file calls them
-    require_sizes({size: getattr(text, size, None) for size in SIZES}, what)
+    text = config.get_text_config()
+    require_sizes({size: vars(text).get(text.attribute_map.get(size, size)) for size in SIZES}, what)
     return config
 
 
