@@ -475,8 +475,7 @@ class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
 
 def load_policy(directory: str | os.PathLike, device: str = "auto", dtype: str = "float32") -> BridgedTransformer:
     """The policy that a run saved: an adapter on its base model, or a whole model."""
-    config = Path(directory) / "config.json"
-    if config.is_file() and "reward_kind" in config.read_text():
+    if "reward_kind" in checkpoint.read_settings(Path(directory) / "config.json", str(directory)):
         raise InputError(f"{directory} is a reward model, which writes no answers; give it as --reward-model {directory}")
     if (Path(directory) / "adapter_config.json").is_file():
         return TransformerWithLora.from_adapter(directory, device=device, dtype=dtype)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lib.args import InputError
+from rlhf_lib.args import InputError, require
 from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.preferences import pool_last_real_token
 
@@ -23,6 +23,11 @@ def read_classifier(name: str, what: str) -> tuple[PreTrainedModel, PreTrainedTo
     """
     with loading.quiet_transformers():
         config = checkpoint.read_config(name, what, num_labels=1)
+        longest = getattr(config, "reward_longest", None)
+        require(
+            longest is None or (type(longest) is int and longest > 0),
+            f"{what}: config.json has reward_longest={longest!r}, which must be a whole number above 0; get the model again",
+        )
         is_classifier = any("SequenceClassification" in str(named) for named in config.architectures or [])
         model, new = checkpoint.read_model(
             AutoModelForSequenceClassification, name, what, config, new_head=not is_classifier, dtype=torch.float32

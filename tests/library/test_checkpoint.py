@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import rlhf_lib
 from rlhf_lib.args import InputError
-from rlhf_lib.models import TransformerWithLora, TransformerWithValueHead, load_base
+from rlhf_lib.models import TransformerWithLora, TransformerWithValueHead, load_base, load_policy
 from rlhf_lib.models.reward_model import RewardModel
 
 from .conftest import tiny_config
@@ -173,8 +173,8 @@ def test_weights_that_cannot_be_read(damage, copy):
         ({"num_hidden_layers": 3}, "9 missing"),
         ({"hidden_act": "nosuch"}, "nosuch"),
         ({"model_type": "nosuch"}, "nosuch"),
-        ({"architectures": "LlamaForCausalLM"}, "architecture unknown"),
-        ({"architectures": [None]}, "architecture None"),
+        ({"architectures": "LlamaForCausalLM"}, "architecture"),
+        ({"architectures": [None]}, "architecture"),
         ({"quantization_config": 3}, "cannot be loaded"),
     ],
     ids=str,
@@ -332,6 +332,18 @@ def test_a_classifier_of_three_classes_is_no_reward_model(tmp_path, roberta_dir)
     RobertaForSequenceClassification(config).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(roberta_dir).save_pretrained(tmp_path)
     one_sentence(lambda: RewardModel(tmp_path, device="cpu"), "of another shape", "classifier.out_proj")
+
+
+@pytest.mark.parametrize("longest", ["x", 0, 2.5, [3]])
+def test_a_limit_of_length_that_is_none(longest, model_dirs, tmp_path):
+    RewardModel(model_dirs["llama"], device="cpu").save_pretrained(tmp_path)
+    change_settings(tmp_path, "config.json", reward_longest=longest)
+    one_sentence(lambda: RewardModel(tmp_path, device="cpu"), f"reward_longest={longest!r}")
+
+
+def test_a_policy_of_a_broken_run(tmp_path):
+    (tmp_path / "config.json").write_bytes(b'{"reward_kind": "\xe9"}')
+    one_sentence(lambda: load_policy(tmp_path, device="cpu"), "config.json cannot be read as JSON")
 
 
 def test_value_heads(model_dirs, tmp_path):
