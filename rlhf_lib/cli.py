@@ -153,8 +153,11 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
     if run is None or not file.is_file():
         return kind(**with_room(task))
     told = json.loads(file.read_text())
-    names = ("task", "data", "prompt_style", "few_shot", "gen_len", "dtype", "prepend_bos")
+    names = ("task", "data", "prompt_style", "system_prompt", "template_args", "few_shot", "gen_len", "dtype", "prepend_bos")
     known = {name: told[name] for name in names if told.get(name) is not None}
+    known |= {"template_args": tuple(known.get("template_args", ()))}
+    if option(rest, "--prompt-style") == "plain":  # which has no place for them
+        known |= {"system_prompt": None, "template_args": ()}
     return kind(**{**known, "task": "pocket"} if known.get("task") in (None, "char-count") else known)
 
 

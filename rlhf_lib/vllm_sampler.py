@@ -83,7 +83,7 @@ class VllmSampler:
             mask=decoded.mask,
             logprobs=decoded.logprobs,
             sampler_logprobs=decoded.sampler_logprobs,
-            completions=decode_texts(model.tokenizer, decoded),
+            completions=decode_texts(model.tokenizer, ids, attention_mask, decoded, end_ids),
         )
         if top_k or top_p:
             sampled.logprobs = scored(model, sampled, temperature)
@@ -142,6 +142,7 @@ def start_engine(vllm: ModuleType, model: TransformerWithLora, memory: float, se
     try:
         return vllm.LLM(
             model=resolve_name(model.base.name),
+            trust_remote_code=False,
             dtype=str(model.dtype).removeprefix("torch."),
             enable_lora=True,
             max_loras=1,

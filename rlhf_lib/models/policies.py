@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ from rlhf_lib.args import LORA_MAPS, InputError
 from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, plain_formulas, tell_once
 from rlhf_lib.lora.adapter import LoraHooks
 from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, load_adapter, read_adapter_config, save_adapter
-from rlhf_lib.models import loading
+from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.models.caching import check_sampling
 
 HEAD_FILE = "value_head.safetensors"
@@ -323,10 +322,12 @@ class WithValueHead(BridgedTransformer):
     def load_value_head(self, directory: str | os.PathLike) -> None:
         """Fill the value head from a directory that save_pretrained wrote."""
         file = Path(directory) / HEAD_FILE
-        try:
-            self.value_head.load_state_dict(load_file(file))
-        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
-            raise InputError(f"{file} cannot be used ({str(error).splitlines()[0]}); save the model again") from None
+        with checkpoint.sound(str(file), "save the model again"):
+            found, own = load_file(file), self.value_head.state_dict()
+        both = found.keys() & own.keys()
+        mismatched = [(n, found[n].shape, own[n].shape) for n in sorted(both) if found[n].shape != own[n].shape]
+        checkpoint.require_all(str(file), own.keys() - both, found.keys() - both, mismatched)
+        self.value_head.load_state_dict(found)
 
 
 class TransformerWithValueHead(WithValueHead):
@@ -474,8 +475,7 @@ class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
 
 def load_policy(directory: str | os.PathLike, device: str = "auto", dtype: str = "float32") -> BridgedTransformer:
     """The policy that a run saved: an adapter on its base model, or a whole model."""
-    config = Path(directory) / "config.json"
-    if config.is_file() and "reward_kind" in config.read_text():
+    if "reward_kind" in checkpoint.read_settings(Path(directory) / "config.json", str(directory)):
         raise InputError(f"{directory} is a reward model, which writes no answers; give it as --reward-model {directory}")
     if (Path(directory) / "adapter_config.json").is_file():
         return TransformerWithLora.from_adapter(directory, device=device, dtype=dtype)

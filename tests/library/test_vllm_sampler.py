@@ -159,6 +159,7 @@ class TestWhatVllmIsTold:
     def test_the_engine(self, policy, calls, model_dirs):
         assert calls.options == {
             "model": str(model_dirs["llama"]),
+            "trust_remote_code": False,
             "dtype": "float32",
             "enable_lora": True,
             "max_loras": 1,
