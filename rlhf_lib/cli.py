@@ -208,7 +208,7 @@ def evaluate(rest: list[str]) -> int:
         raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
     greedy = judge(model, task, prompts, temperature=0.0, **options)
-    table, sampled = [("greedy", greedy.accuracy)], None
+    table, sampled = greedy.table(), None
     if args.samples:
         verifier = None if args.reward_model is None else RewardModel.trained(args.reward_model, device=args.device)
         temperature = {"temperature": args.temperature, "reward_model": verifier}
