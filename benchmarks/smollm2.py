@@ -57,6 +57,7 @@ ALLOCATION = {  # of glibc: keep freed memory, since logits over 49,152 tokens m
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
 }
+LOCAL = ("base_model", "data", "output_dir")  # arguments that may be paths of one machine
 COMPARED = 10  # prompts whose greedy completions are compared with peft's
 
 
@@ -71,6 +72,16 @@ def rlhf(command: str, options: dict[str, Any], flags: tuple[str, ...] = (), *, 
 def lines(file: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines."""
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def begun_with(given: argparse.Namespace) -> dict[str, Any]:
+    """What the runs were begun with: kept beside them, so that a later call writes the same."""
+    file = given.runs / "about.json"
+    if not file.exists():
+        given.runs.mkdir(parents=True, exist_ok=True)
+        about = {"note": given.note, "started": time.strftime("%H:%M"), **made_with(given.threads)}
+        file.write_text(json.dumps(about, indent=1) + "\n")
+    return json.loads(file.read_text())
 
 
 def judge(which: dict[str, Any], directory: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -129,9 +140,12 @@ def plot(curves: list[dict[str, Any]], before: dict[str, Any], after: dict[str, 
         shares = [figures[name] for name in MEASURES]
         heights = [100 * share["value"] for share in shares]
         reach = [[100 * abs(share["value"] - share[end]) for share in shares] for end in ("low", "high")]
-        right.bar([i + offset for i in range(len(shares))], heights, 0.38, yerr=reach, capsize=4, color=color, label=when)
+        bars = right.bar(
+            [i + offset for i in range(len(shares))], heights, 0.38, yerr=reach, capsize=4, color=color, label=when
+        )
+        right.bar_label(bars, fmt="%.1f", padding=2, fontsize="small")
     right.set_xticks(range(len(MEASURES)), [name.removeprefix("greedy, ") for name in MEASURES])
-    right.set(title="greedy answers to held-out problems", ylabel="percent, 95% intervals", ylim=(0, 100))
+    right.set(title="greedy answers to held-out problems", ylabel="percent, 95% intervals", ylim=(0, 112))
     right.legend()
     figure.suptitle(title)
     figure.savefig(RESULTS / "smollm2.png", dpi=130)
@@ -151,7 +165,7 @@ def table_of(before: dict[str, Any], after: dict[str, Any], curves: list[dict[st
     return f"{held_out}\n\n{tabulate(rows, heads, tablefmt='github', disable_numparse=True)}"
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Run what is missing, compare with peft, write the files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base-model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
@@ -161,10 +175,10 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--others", default="none", help="what else the machine did meanwhile, for the record")
-    given = parser.parse_args()
+    parser.add_argument("--note", default="", help="what else is to be known of model and machine, for the record")
+    given = parser.parse_args(words)
     given.source = {"data": given.data} if given.data else {}
-    about, started = made_with(given.threads), time.strftime("%H:%M")
+    about = begun_with(given)
     before = judge({"base-model": given.base_model}, given.runs / "before", given)
     summary = train(given.runs / "grpo", given)
     after = judge({"run": given.runs / "grpo"}, given.runs / "after", given)
@@ -177,18 +191,18 @@ def main() -> None:
         "before": before,
         "after": after,
         "peft": peft,
-        **{name: summary[name] for name in ("phases", "samples", "seconds", "arguments")},
+        **{name: summary[name] for name in ("phases", "samples", "seconds")},
+        "arguments": {name: value for name, value in summary["arguments"].items() if name not in LOCAL},
         "curves": [{name: record[name] for name in kept} for record in summary["curves"]],
-        "other_load": given.others,
-        "started": started,
         **about,
     }
     (RESULTS / "smollm2.json").write_text(json.dumps(result, indent=1) + "\n")
     minutes = summary["seconds"] / 60
-    title = f"SmolLM2-135M-Instruct, GRPO on SVAMP: {summary['samples']:,} completions in {minutes:.0f} minutes on CPU"
+    name = Path(given.base_model).name
+    title = f"{name}, GRPO on SVAMP: {summary['samples']:,} completions in {minutes:.0f} minutes on {given.threads} CPU cores"
     plot(summary["curves"], before, after, title)
     equal = f"Under peft {peft['equal']} of {peft['prompts']} greedy completions equal ours, to the letter."
-    text = f"{title}\n\n{table_of(before, after, summary['curves'])}\n\n{equal}\n"
+    text = "\n\n".join((title, table_of(before, after, summary["curves"]), f"{equal} {about['note']}".strip())) + "\n"
     (RESULTS / "smollm2.md").write_text(text)
     print(text)
 

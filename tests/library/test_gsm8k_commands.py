@@ -33,8 +33,13 @@ def summary(tmp_path, name):
     return json.loads((tmp_path / name / "summary.json").read_text())
 
 
-def test_few_shot(run):
-    assert "greedy" in run("eval", *FEW, "--problems", 3, "--few-shot", 2)
+def test_few_shot(run, tmp_path):
+    out = run("eval", *FEW, "--problems", 3, "--few-shot", 2, "--output-dir", "judged")
+    measures = {"greedy", "greedy, strict", "greedy, lenient", "greedy, well-formed"}
+    assert set(json.loads((tmp_path / "judged" / "results.json").read_text())["results"]) == measures
+    assert all(f"| {measure} " in out for measure in measures)
+    row = json.loads((tmp_path / "judged" / "problems.jsonl").read_text().splitlines()[0])
+    assert row["greedy"]["strict"] is row["greedy"]["well-formed"] is False
 
 
 def test_sft_with_adapters_then_sample(run, tmp_path):
