@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 5702e35e1164
+# Rendered by `rlhf course render`; fingerprint e320b3142b9a
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -276,7 +276,7 @@ class TransformerWithLora(BridgedTransformer):
     @property
     def peft_names(self) -> PeftNames:
         """The translation between our maps and Hugging Face's module paths."""
-        return PeftNames(self.base_model, self.base.parameters)
+        return PeftNames(self.base.parameters, self.base.fused)
 
 
 class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint d450f9291c43
+# Rendered by `rlhf course render`; fingerprint 996ac3c90ba4
 """Solutions of chapters/3_lora.md; run them with `python -m solutions.lora`.
 
 Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
@@ -260,7 +260,7 @@ class TransformerWithLora(BridgedTransformer):
     @property
     def peft_names(self) -> PeftNames:
         """The translation between our maps and Hugging Face's module paths."""
-        return PeftNames(self.base_model, self.base.parameters)
+        return PeftNames(self.base.parameters, self.base.fused)
 
 
 class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):

@@ -102,18 +102,27 @@ class AdaptedMap:
         return (d_out, d_in) if self.is_transposed else (d_in, d_out)
 
 
+def is_linear(module: Any) -> bool:
+    """Whether a module is a linear map: torch's Linear and what derives from it, or GPT-2's Conv1D."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
 def find_maps(bridge: nn.Module, names: tuple[str, ...]) -> list[AdaptedMap]:
     """Every map of that name in every block; names that the architecture lacks are passed over, unless all are."""
     found = []
     for block, module in enumerate(bridge.blocks):
         for name in names:
             part, _, leaf = name.partition(".")
-            linear = getattr(getattr(module, part, None), leaf, None)
-            weight = getattr(getattr(linear, "original_component", None), "weight", None)
-            if weight is not None and weight.ndim == 2:
+            holder = getattr(module, part, None)
+            linear = getattr(holder, leaf, None)
+            is_router = name == "mlp.gate" and not hasattr(holder, "in")  # of a mixture of experts
+            if is_linear(getattr(linear, "original_component", None)) and not is_router:
                 found.append(AdaptedMap(block, name, linear))
     if not found:
-        raise InputError(f"lora_maps={names}: this model has none of these maps; choose among {' '.join(LORA_MAPS)}")
+        raise InputError(
+            f"lora_maps={names}: this model has none of these linear maps; choose among {' '.join(LORA_MAPS)}, or train all "
+            "weights (ppo, or sft without --lora-rank) where it has none of those either"
+        )
     return found
 
 

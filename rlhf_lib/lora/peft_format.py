@@ -1,8 +1,8 @@
 """Save and load adapters in PEFT's format, so that peft, transformers and vLLM take them as they are.
 
 PEFT names an adapter by the Hugging Face module that it adapts. Where that model fuses q, k and v into one map (GPT-2,
-GPT-NeoX), our three adapters of rank r are one of rank 3r there: the A side by side, the B on the diagonal of a block
-matrix. The scale must stay alpha / r, so the fused map's alpha is written as 3 alpha.
+GPT-NeoX), our three adapters of rank r are one of rank 3r there: the A side by side, each B in rows of its own and in the
+columns of its part. The scale must stay alpha / r, so the fused map's alpha is written as 3 alpha.
 """
 
 import json
@@ -11,45 +11,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lib.args import InputError
 from rlhf_lib.lora.adapter import AdaptedMap, LoraHooks
+from rlhf_lib.lora.fused import FusedMap
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-FUSED = ("attn.q", "attn.k", "attn.v")
 
 
 class PeftNames:
     """Translates our maps to Hugging Face module paths.
 
     Args:
-        bridge: the TransformerBridge.
         parameters: the Hugging Face model's named parameters, taken before the bridge was built on it.
+        fused: its linear maps that are several of ours.
     """
 
-    def __init__(self, bridge: nn.Module, parameters: dict[str, nn.Parameter]):
-        self.bridge = bridge
+    def __init__(self, parameters: dict[str, nn.Parameter], fused: list[FusedMap]):
         self.paths = {id(parameter): name.removesuffix(".weight") for name, parameter in parameters.items()}
+        self.fused = {(one.block, map_name): one for one in fused for map_name in one.rows}
+
+    def fused_map(self, adapted: AdaptedMap) -> FusedMap | None:
+        """The fused map that a map is part of; None where Hugging Face holds it by itself."""
+        return self.fused.get((adapted.block, adapted.map_name))
 
     def is_fused(self, adapted: AdaptedMap) -> bool:
         """Whether the Hugging Face model has this map only as part of a fused one."""
-        return id(adapted.weight) not in self.paths
+        return self.fused_map(adapted) is not None
 
     def path(self, adapted: AdaptedMap) -> str:
         """The Hugging Face module path of a map, or of the fused map that it is part of."""
-        if not self.is_fused(adapted):
-            return self.paths[id(adapted.weight)]
-        attention = self.bridge.blocks[adapted.block].attn
-        beside = self.paths[id(attention.o.original_component.weight)]
-        return f"{beside.rpartition('.')[0]}.{attention.qkv.name}"
-
-    def interleaves(self, adapted: AdaptedMap) -> bool:
-        """Whether the fused map orders its outputs [heads 3 d_head] (GPT-NeoX) and not [3 heads d_head] (GPT-2)."""
-        return type(self.bridge.blocks[adapted.block].attn.qkv.original_component).__name__ != "Conv1D"
+        fused = self.fused_map(adapted)
+        return self.paths[id(adapted.weight)] if fused is None else fused.path
 
 
 def target_name(path: str) -> str:
@@ -58,30 +55,32 @@ def target_name(path: str) -> str:
 
 
 def fuse(adapters: nn.ModuleDict, adapted: AdaptedMap, names: PeftNames) -> tuple[Tensor, Tensor]:
-    """A [d_in 3r] and B [3r 3 d_out] of the fused map that a map is part of; q, k or v without adapter contributes zeros."""
-    (d_in, d_out), rank = adapted.shape, adapters[adapted.key].rank
-    blank = torch.zeros(d_in, rank), torch.zeros(rank, d_out)
-    keys = [replace(adapted, map_name=name).key for name in FUSED]
-    pairs = [(adapters[key].A, adapters[key].B) if key in adapters else blank for key in keys]
-    A = torch.cat([a.detach().cpu() for a, _ in pairs], dim=1)
-    B = torch.block_diag(*[b.detach().cpu() for _, b in pairs])
-    if names.interleaves(adapted):
-        B = rearrange(B, "r (three heads d_head) -> r (heads three d_head)", three=3, d_head=names.bridge.cfg.d_head)
+    """A [d_in n r] and B [n r d_out] of the map of n parts that a map is one of; parts without adapter contribute zeros."""
+    fused, (d_in, _), rank = names.fused_map(adapted), adapted.shape, adapters[adapted.key].rank
+    A, B = torch.zeros(d_in, len(fused.rows) * rank), torch.zeros(len(fused.rows) * rank, fused.d_out)
+    for i, (map_name, rows) in enumerate(fused.rows.items()):
+        key, own = replace(adapted, map_name=map_name).key, slice(i * rank, (i + 1) * rank)
+        if key in adapters:
+            A[:, own] = adapters[key].A.detach().cpu()
+            B[own, rows] = adapters[key].B.detach().cpu()
     return A, B
 
 
-def split(A: Tensor, B: Tensor, interleaved: bool, d_head: int, source: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """The three adapters of a fused one that `fuse` made."""
-    if interleaved:
-        B = rearrange(B, "r (heads three d_head) -> r (three heads d_head)", three=3, d_head=d_head)
-    rank, d_out = A.shape[1] // 3, B.shape[1] // 3
-    blocks = [B[i * rank : (i + 1) * rank, i * d_out : (i + 1) * d_out] for i in range(3)]
-    if A.shape[1] % 3 or not torch.equal(torch.block_diag(*blocks), B):
-        raise InputError(
-            f"{source}: its fused q, k, v adapter mixes the three, which rlhf_lib's separate adapters cannot hold; "
-            "merge it into the base model with peft (merge_and_unload) and start from the merged directory"
-        )
-    return {name: (A[:, i * rank : (i + 1) * rank], blocks[i]) for i, name in enumerate(FUSED)}
+def split(
+    A: Float[Tensor, "d_in rank"], B: Float[Tensor, "rank d_out"], fused: FusedMap, map_name: str
+) -> tuple[Tensor, Tensor]:
+    """The adapter of one part of a fused map: its outputs of B, and those directions of A that reach them.
+
+    An adapter that peft trained on the fused map shares A among the parts, so each takes all of it. One that `fuse` made comes
+    apart into what it was made of.
+    """
+    rank, own = A.shape[1] // len(fused.rows), list(fused.rows).index(map_name)
+    mine = slice(own * rank, (own + 1) * rank)
+    of_part = B[:, fused.rows[map_name]]
+    others = torch.ones(len(B), dtype=torch.bool)
+    others[mine] = False
+    is_ours = A.shape[1] == rank * len(fused.rows) and not of_part[others].any()
+    return (A[:, mine], of_part[mine]) if is_ours else (A, of_part)
 
 
 @torch.no_grad()
@@ -102,8 +101,9 @@ def peft_tensors(hooks: LoraHooks, names: PeftNames) -> dict[str, Tensor]:
 
 
 def peft_config(hooks: LoraHooks, names: PeftNames, base_model: str) -> dict[str, Any]:
-    """What adapter_config.json holds: rank, alpha and the adapted maps, with rank and alpha times 3 for fused ones."""
-    fused_targets = sorted({target_name(names.path(m)) for m in hooks.maps if names.is_fused(m)})
+    """What adapter_config.json holds: rank, alpha and the adapted maps; of fused ones, rank and alpha times their parts."""
+    fused_maps = [fused for m in hooks.maps if (fused := names.fused_map(m))]
+    parts_of = dict(sorted((target_name(fused.path), len(fused.rows)) for fused in fused_maps))
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -114,9 +114,9 @@ def peft_config(hooks: LoraHooks, names: PeftNames, base_model: str) -> dict[str
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": sorted({target_name(names.path(m)) for m in hooks.maps}),
-        "fan_in_fan_out": any(m.is_transposed or (names.is_fused(m) and not names.interleaves(m)) for m in hooks.maps),
-        "rank_pattern": {name: 3 * hooks.rank for name in fused_targets},
-        "alpha_pattern": {name: 3 * hooks.alpha for name in fused_targets},
+        "fan_in_fan_out": any(fused.is_transposed if (fused := names.fused_map(m)) else m.is_transposed for m in hooks.maps),
+        "rank_pattern": {name: parts * hooks.rank for name, parts in parts_of.items()},
+        "alpha_pattern": {name: parts * hooks.alpha for name, parts in parts_of.items()},
     }
 
 
@@ -171,7 +171,6 @@ def load_adapter(hooks: LoraHooks, names: PeftNames, directory: Path) -> None:
     """
     directory = Path(directory)
     config, tensors = read_adapter_config(directory), read_adapter_weights(directory)
-    d_head = names.bridge.cfg.d_head
     planned, used = [], set()
     for m in hooks.maps:
         keys = [f"base_model.model.{names.path(m)}.lora_{side}.weight" for side in "AB"]
@@ -182,8 +181,8 @@ def load_adapter(hooks: LoraHooks, names: PeftNames, directory: Path) -> None:
             )
         used.update(keys)
         A, B = (tensors[key].T for key in keys)
-        if names.is_fused(m):
-            A, B = split(A, B, names.interleaves(m), d_head, directory)[m.map_name]
+        if fused := names.fused_map(m):
+            A, B = split(A, B, fused, m.map_name)
         adapter = hooks.adapters[m.key]
         if A.shape != adapter.A.shape or B.shape != adapter.B.shape:
             raise InputError(

@@ -13,17 +13,16 @@ from weakref import WeakSet
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens.model_bridge.generalized_components import AttentionBridge
+from transformer_lens.model_bridge.generalized_components import AttentionBridge, GatedDeltaNetBridge
 from transformers import Cache
 
 from rlhf_lib import engine
 from rlhf_lib.args import InputError
 
-TRANSFORMER_LENS_READS = "past_key_values"
-NAMES = ("cache", TRANSFORMER_LENS_READS)  # what transformers calls it from 5.24 on, and before
+NAMES = ("cache", "past_key_values")  # what transformers calls it from 5.24 on, and before
 PROBE_TOKENS, PROBE_STEPS = 9, 4
 ROUNDING = {torch.float32: 1e-3}  # how far cached logits may be off, relative to the largest; other formats:
-COARSE_ROUNDING = 0.1
+COARSE_ROUNDING = 0.05
 CHECKED: dict[str, WeakSet] = {"fast": WeakSet(), "plain": WeakSet()}
 
 
@@ -51,7 +50,8 @@ def takes_positions(model: nn.Module) -> bool:
 def give_cache_its_name(module: nn.Module, inputs: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     """A forward pre-hook: the cache among the arguments, if any, under the name that TransformerLens reads too."""
     cache = next((value for value in options.values() if isinstance(value, Cache)), None)
-    return inputs, options if cache is None else {**options, TRANSFORMER_LENS_READS: cache}
+    name = "cache_params" if isinstance(module, GatedDeltaNetBridge) else "past_key_values"
+    return inputs, options if cache is None else {**options, name: cache}
 
 
 give_cache_its_name.changes_no_values = True  # so that the engine does not take the model for one with hooks
@@ -60,7 +60,8 @@ give_cache_its_name.changes_no_values = True  # so that the engine does not take
 def pass_cache_by_any_name(bridge: nn.Module) -> None:
     """Let every attention that TransformerLens computes itself find the cache; where Hugging Face computes it, it does."""
     for module in bridge.modules():
-        computes_itself = isinstance(module, AttentionBridge) and type(module).forward is not AttentionBridge.forward
+        is_attention = isinstance(module, AttentionBridge) and type(module).forward is not AttentionBridge.forward
+        computes_itself = is_attention or isinstance(module, GatedDeltaNetBridge)
         if computes_itself and give_cache_its_name not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(give_cache_its_name, with_kwargs=True)
 
@@ -69,7 +70,7 @@ def check_sampling(bridge: nn.Module) -> None:
     """The first time that a process samples from a model, each way: cached steps must be those of a pass without a cache.
 
     Two short sequences, one padded on the left, are read token by token. The cache must hold every token, and the last logits
-    must equal an uncached pass, to 1e-3 of the largest in float32 and 0.1 in other formats. Where the engine samples, its
+    must equal an uncached pass, to 1e-3 of the largest in float32 and 0.05 in other formats. Where the engine samples, its
     log-probability of the last of a few greedy tokens must be that of an uncached pass. Random numbers are not touched.
 
     Raises:
@@ -109,8 +110,7 @@ def check_cached_steps(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_ma
     held = cache.get_seq_length() if isinstance(cache, Cache) else 0
     if held != ids.shape[1]:
         raise wrong_sampling(hf, f"the cache holds {held} tokens after {ids.shape[1]} were read")
-    whole = one_pass(hf, ids, attention_mask, use_cache=False).logits[:, -1]
-    compare(hf, output.logits[:, -1], whole, whole.abs().max())
+    compare(hf, output.logits[:, -1], one_pass(hf, ids, attention_mask, use_cache=False).logits[:, -1])
 
 
 def check_engine(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: Int[Tensor, "2 tokens"]) -> None:
@@ -131,10 +131,20 @@ def check_engine(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: In
     compare(hf, logprobs[:, -1], whole, logits.abs().max())
 
 
-def compare(hf: nn.Module, cached: Float[Tensor, "..."], whole: Float[Tensor, "..."], largest: Float[Tensor, ""]) -> None:
+def largest_gap(
+    hf: nn.Module, got: Float[Tensor, "*shape"], expected: Float[Tensor, "*shape"], largest: Float[Tensor, ""] | None = None
+) -> tuple[float, float]:
+    """How far two ways of computing the same are apart, and how far rounding may take them, by the `largest` logit."""
+    largest = expected.abs().max() if largest is None else largest
+    gap = (got.float() - expected.float()).abs().max()
+    return gap.item(), ROUNDING.get(hf.dtype, COARSE_ROUNDING) * largest.item()
+
+
+def compare(
+    hf: nn.Module, cached: Float[Tensor, "*shape"], whole: Float[Tensor, "*shape"], largest: Float[Tensor, ""] | None = None
+) -> None:
     """Raise InputError where both differ by more than rounding."""
-    gap = (cached.float() - whole.float()).abs().max()
-    allowed = ROUNDING.get(hf.dtype, COARSE_ROUNDING) * largest.float()
+    gap, allowed = largest_gap(hf, cached, whole, largest)
     if not gap <= allowed:  # nan too
         raise wrong_sampling(hf, f"logits with the cache differ by {gap:.2g} from those without it, which may be {allowed:.2g}")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from einops import rearrange
 from jaxtyping import Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -19,7 +18,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from rlhf_lib.args import InputError
-from rlhf_lib.models.caching import pass_cache_by_any_name
+from rlhf_lib.lora.fused import FusedMap, find_fused_maps, live
+from rlhf_lib.models.bridging import build_bridge
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = {"pocket": ASSETS / "pocket"}
@@ -64,7 +64,8 @@ class LoadedBase:
     """A base model and what is known about it only at load.
 
     `parameters` are the Hugging Face model's, by its own names: the bridge renames modules, so this is the map back.
-    `dropout` holds the configuration's dropout values, which loading sets to zero and saving puts back.
+    `dropout` holds the configuration's dropout values, which loading sets to zero and saving puts back. `fused` are the linear
+    maps that Hugging Face holds as one and the bridge as several.
     """
 
     name: str
@@ -72,6 +73,7 @@ class LoadedBase:
     tokenizer: PreTrainedTokenizerBase
     parameters: dict[str, nn.Parameter]
     dropout: dict[str, float]
+    fused: list[FusedMap]
 
 
 def resolve_name(name_or_path: str | os.PathLike, what: str = "base_model") -> str:
@@ -164,11 +166,11 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
                 "damaged, get the model again"
             ) from None
         parameters = dict(hf.named_parameters())
-        bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=str(where))
+        bridge = build_bridge(name, hf, tokenizer, where)
+        fused = find_fused_maps(bridge, parameters)
         if dtype != "4bit":  # quantised weights are where they are to be
             bridge.to(where, print_details=False)
-        pass_cache_by_any_name(bridge)
-    return LoadedBase(str(name_or_path), bridge, AutoTokenizer.from_pretrained(name), parameters, dropout)
+    return LoadedBase(str(name_or_path), bridge, AutoTokenizer.from_pretrained(name), parameters, dropout, fused)
 
 
 def end_token_ids(base: LoadedBase) -> list[int]:
@@ -178,35 +180,16 @@ def end_token_ids(base: LoadedBase) -> list[int]:
     return sorted({i for i in [*ids, base.tokenizer.eos_token_id] if i is not None})
 
 
-def fused_qkv(base: LoadedBase, block: int) -> Iterator[tuple[str, Tensor]]:
-    """Hugging Face names and values of a block's fused q, k, v parameters, from the live separate ones; none if not fused."""
-    attention = base.bridge.blocks[block].attn
-    parts = [getattr(attention, name, None) for name in "qkv"]
-    if None in parts or id(parts[0].original_component.weight) in {id(p) for p in base.parameters.values()}:
-        return
-    by_id = {id(parameter): name for name, parameter in base.parameters.items()}
-    prefix = by_id[id(attention.o.original_component.weight)].rpartition(".")[0].rpartition(".")[0]
-    is_conv1d = type(attention.qkv.original_component).__name__ == "Conv1D"
-    for kind in ("weight", "bias"):
-        values = [getattr(part.original_component, kind, None) for part in parts]
-        name = f"{prefix}.{attention.qkv.name}.{kind}"
-        if name not in base.parameters or any(value is None for value in values):
-            continue
-        if is_conv1d:
-            yield name, torch.cat([value.T if kind == "weight" else value for value in values], dim=-1)
-        else:
-            stacked = torch.stack(values)
-            yield name, rearrange(stacked, "three (h d) ... -> (h three d) ...", d=base.bridge.cfg.d_head)
-
-
 @torch.no_grad()
 def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
     """Write a Hugging Face directory (weights, configuration, tokenizer) of the bridge's current weights."""
     directory = Path(directory)
     state = {name: parameter.detach().cpu().clone() for name, parameter in base.parameters.items()}
-    for block in range(len(base.bridge.blocks)):
-        for name, value in fused_qkv(base, block):
-            state[name] = value.detach().cpu().clone()
+    for fused in base.fused:
+        for kind in ("weight", "bias"):
+            if f"{fused.path}.{kind}" in state:
+                parts = {name: getattr(live(base.bridge, fused.block, name), kind) for name in fused.rows}
+                state[f"{fused.path}.{kind}"] = fused.put_together(parts).detach().cpu().clone()
     hf = base.bridge.original_model
     for key, value in base.dropout.items():
         setattr(hf.config, key, value)

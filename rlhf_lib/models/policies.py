@@ -448,7 +448,7 @@ class TransformerWithLora(BridgedTransformer):
     @property
     def peft_names(self) -> PeftNames:
         """The translation between our maps and Hugging Face's module paths."""
-        return PeftNames(self.base_model, self.base.parameters)
+        return PeftNames(self.base.parameters, self.base.fused)
 
 
 class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
