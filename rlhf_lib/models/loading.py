@@ -72,6 +72,7 @@ class LoadedBase:
     bridge: TransformerBridge
     tokenizer: PreTrainedTokenizerBase
     parameters: dict[str, nn.Parameter]
+    buffers: dict[str, Tensor]
     dropout: dict[str, float]
     fused: list[FusedMap]
 
@@ -156,12 +157,13 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
         rows = hf.get_input_embeddings().weight.shape[0]
         checkpoint.require_fitting_tokens(own, rows, what)
         checkpoint.require_end_ids(hf.generation_config.eos_token_id, rows, what)
-        parameters = dict(hf.named_parameters())
+        parameters, saved = dict(hf.named_parameters()), hf.state_dict()
+        buffers = {name: buffer for name, buffer in hf.named_buffers() if name in saved}
         bridge = build_bridge(name, hf, tokenizer, where)
         fused = find_fused_maps(bridge, parameters)
         if dtype != "4bit":  # quantised weights are where they are to be
             bridge.to(where, print_details=False)
-    return LoadedBase(str(name_or_path), bridge, own, parameters, dropout, fused)
+    return LoadedBase(str(name_or_path), bridge, own, parameters, buffers, dropout, fused)
 
 
 def end_token_ids(base: LoadedBase) -> list[int]:
@@ -175,7 +177,7 @@ def end_token_ids(base: LoadedBase) -> list[int]:
 def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
     """Write a Hugging Face directory (weights, configuration, tokenizer) of the bridge's current weights."""
     directory = Path(directory)
-    state = {name: parameter.detach().cpu().clone() for name, parameter in base.parameters.items()}
+    state = {name: tensor.detach().cpu().clone() for name, tensor in (base.parameters | base.buffers).items()}
     for fused in base.fused:
         for kind in ("weight", "bias"):
             if f"{fused.path}.{kind}" in state:

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from rlhf_lib import parallel
 from rlhf_lib.args import LORA_MAPS, InputError
 from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, plain_formulas, tell_once
-from rlhf_lib.lora.adapter import LoraHooks
-from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.lora.adapter import LoraHooks, find_maps
+from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter, read_adapter_config
+from rlhf_lib.lora.peft_format import PeftNames, save_adapter
 from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.models.caching import check_sampling
 
@@ -427,23 +428,29 @@ class TransformerWithLora(BridgedTransformer):
             return loading.save_base(self.base, directory)
 
     def load_adapter(self, directory: str | os.PathLike) -> None:
-        """Fill the adapters from a directory in PEFT's format."""
-        load_adapter(self.lora, self.peft_names, Path(directory))
+        """Fill the adapters from a directory in PEFT's format; it must have the maps, ranks and scales of this policy."""
+        load_adapter(self.lora, self.saved_adapter(directory), Path(directory))
+
+    def saved_adapter(self, directory: str | os.PathLike) -> SavedAdapter:
+        """The adapter in a directory, checked against this base model."""
+        return read_adapter(Path(directory), find_maps(self.base_model, LORA_MAPS), self.peft_names)
 
     @classmethod
     def from_adapter(
         cls, directory: str | os.PathLike, base_model: str | os.PathLike | None = None, **options: Any
     ) -> "TransformerWithLora":
-        """A model with the rank, alpha and weights of a saved adapter, on the base model that the adapter names."""
+        """A model with the maps, ranks, scales and weights of a saved adapter, on the base model that the adapter names."""
         config = read_adapter_config(Path(directory))
-        name = str(base_model or config["base_model_name_or_path"])
+        name = str(base_model or config.get("base_model_name_or_path") or "")
+        if not name:
+            raise InputError(f"{directory} does not say what its base model is; give base_model")
         if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
             name = Path(name).name  # the bundled model, saved under another machine's path
-        model = cls(name, float(config["lora_alpha"]), config["r"], **options)
-        maps = adapted_maps(model.lora, model.peft_names, Path(directory))
-        if maps and "maps" not in options:
-            model.lora = LoraHooks(model.base_model, config["r"], float(config["lora_alpha"]), maps)
-        model.load_adapter(directory)
+        model = cls(name, **options)
+        saved = model.saved_adapter(directory)
+        own = {name: (one.rank, one.alpha) for name, one in saved.maps.items()}
+        model.lora = LoraHooks(model.base_model, saved.rank, saved.alpha, own=own)
+        load_adapter(model.lora, saved, Path(directory))
         return model
 
     @property
