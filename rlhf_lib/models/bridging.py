@@ -31,6 +31,7 @@ def build_bridge(name: str, hf: nn.Module, tokenizer: Any, device: torch.device)
     try:
         with biases_for_splitting(hf):
             bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=str(device))
+        let_copies_be_copies(hf)
         pass_cache_by_any_name(bridge)
         with torch.no_grad():
             got = bridge(ids.to(device), attention_mask=attention_mask.to(device))
@@ -75,3 +76,10 @@ def biases_for_splitting(hf: nn.Module) -> Iterator[None]:
             linear = getattr(getattr(module, part, None), "original_component", None)
             if isinstance(linear, nn.Linear):
                 linear.bias = None
+
+
+def let_copies_be_copies(hf: nn.Module) -> None:
+    """Take off the forward pass that TransformerLens ties to each of Falcon's maps: a copy would read the first's weight."""
+    for module in hf.modules():
+        if type(module).__name__ == "FalconLinear":
+            vars(module).pop("forward", None)

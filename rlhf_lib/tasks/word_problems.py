@@ -8,6 +8,8 @@ from typing import Any
 
 from rlhf_lib.args import InputError, PromptArgs, require
 from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer, parse_number
+from rlhf_lib.rewards.answers import extract_hashes, is_option
+from rlhf_lib.rewards.formats import is_well_formed
 from rlhf_lib.tasks.data_files import Row, load_splits
 from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
 from rlhf_lib.tasks.task import Prompts, Task
@@ -168,6 +170,21 @@ class WordProblemTask(Task):
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""
         return [answers_match(self.cut(c), a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
+
+    def readings(self, prompts: Prompts, completions: list[str]) -> dict[str, list[bool]]:
+        """Every completion read three ways, as harnesses report them.
+
+        well-formed: it follows the prompt style's format (xml: the tags once each and nothing around them; else an answer after
+        ####). strict: it does, and the answer that stands there is right. lenient: strict, or its last number is right (last
+        letter, of multiple choice), wherever it stands.
+        """
+        xml, texts, answers = self.args.prompt_style == "xml", [self.cut(c) for c in completions], prompts.columns["answer"]
+        formed = [is_well_formed(text) if xml else extract_hashes(text) is not None for text in texts]
+        place = "xml" if xml else "hashes"
+        strict = [f and answers_match(t, a, place) for f, t, a in zip(formed, texts, answers, strict=True)]
+        last = [answers_match(t, a, "letter" if is_option(a) else "last") for t, a in zip(texts, answers, strict=True)]
+        lenient = [s or right for s, right in zip(strict, last, strict=True)]
+        return {"strict": strict, "lenient": lenient, "well-formed": formed}
 
     def vote_of(self, completion: str) -> Any:
         """What the completion answers, for voting."""

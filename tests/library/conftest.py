@@ -2,16 +2,19 @@
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("rlhf_lib", "beartype.beartype")
+install_import_hook("rlhf_lib", "shape_checks.beartype_once")
 
 import pytest
 import torch
 
 from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
+
+from .deprecations import DeprecatedCalls
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("RLHF_SHARED", ROOT.parent / "shared"))
@@ -215,6 +218,15 @@ def checkout(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def deprecated_calls(monkeypatch):
+    """Every deprecated call of ours that a test leads to; one is an error."""
+    found = DeprecatedCalls()
+    monkeypatch.setattr(warnings, "showwarning", found)
+    yield found
+    assert not found, "deprecated: " + "; ".join(found)
 
 
 def pytest_collection_modifyitems(items):

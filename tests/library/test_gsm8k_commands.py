@@ -33,8 +33,13 @@ def summary(tmp_path, name):
     return json.loads((tmp_path / name / "summary.json").read_text())
 
 
-def test_few_shot(run):
-    assert "greedy" in run("eval", *FEW, "--problems", 3, "--few-shot", 2)
+def test_few_shot(run, tmp_path):
+    out = run("eval", *FEW, "--problems", 3, "--few-shot", 2, "--output-dir", "judged")
+    measures = {"greedy", "greedy, strict", "greedy, lenient", "greedy, well-formed"}
+    assert set(json.loads((tmp_path / "judged" / "results.json").read_text())["results"]) == measures
+    assert all(f"| {measure} " in out for measure in measures)
+    row = json.loads((tmp_path / "judged" / "problems.jsonl").read_text().splitlines()[0])
+    assert row["greedy"]["strict"] is row["greedy"]["well-formed"] is False
 
 
 def test_sft_with_adapters_then_sample(run, tmp_path):
@@ -96,11 +101,28 @@ def test_vote(run, tmp_path):
 
 
 def test_recipes_for_a_gpu_are_whole():
-    """Every recipe parses into its algorithm's arguments."""
-    from rlhf_lib.recipes import RECIPES, recipe
+    """Every recipe is its algorithm's alone, parses into its arguments, and is for the task in its name."""
+    from rlhf_lib.recipes import RECIPES, recipe, recipe_names
 
-    found = sorted(RECIPES.glob("*.json"))
-    for file in found:
-        algorithm, _, task = file.stem.rpartition("-")
-        assert recipe(cli.ALGORITHMS[algorithm], file.stem).task == task
-    assert {file.stem.rpartition("-")[2] for file in found} == {"pocket", "gsm8k"}
+    named = [(algorithm, name) for algorithm in cli.ALGORITHMS for name in recipe_names(algorithm)]
+    assert sorted(name for _, name in named) == sorted(file.stem for file in RECIPES.glob("*.json"))
+    for algorithm, name in named:
+        task = name.removeprefix(f"{algorithm}-").partition("-")[0]
+        assert recipe(cli.ALGORITHMS[algorithm], name).task == task
+
+
+@pytest.mark.parametrize("name", ["grpo-gsm8k-qwen3", "grpo-gsm8k-smollm2"])
+def test_a_recipe_by_name(name, run, tmp_path):
+    """--recipe NAME gives its values, which flags then override; a tiny model stands in for the recipe's."""
+    run("train", "grpo", "--recipe", name, *TRAIN, *PHASES, "--group-size", 4, "--lora-rank", 2, "--output-dir", "out")
+    args = json.loads((tmp_path / "out" / "args.json").read_text())
+    assert (args["task"], args["prompt_style"], args["kl_coef"], args["lora_rank"]) == ("gsm8k", "xml", 0.04, 2)
+
+
+def test_a_recipe_of_another_algorithm_is_refused():
+    from rlhf_lib.args import InputError
+    from rlhf_lib.recipes import recipe_file
+
+    for name in ("ppo-lora-gsm8k", "grpo-gsm8k-qwen3", "gsm8k"):
+        with pytest.raises(InputError, match=r"nor a recipe for ppo; those are ppo-gsm8k, ppo-pocket$"):
+            recipe_file(name, "ppo")

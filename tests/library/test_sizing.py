@@ -31,7 +31,7 @@ def arithmetic(monkeypatch):
 @pytest.fixture
 def entry(arithmetic):
     """A small Qwen2 among the models."""
-    return arithmetic.Model("small", 2, 128, 8, 2, 320, 512, True)
+    return arithmetic.Model("small", "", 2, 128, 8, 2, 320, 512, has_bias=True)
 
 
 @pytest.fixture
@@ -94,13 +94,40 @@ class Ledger(TorchDispatchMode):
 
 def test_published_parameter_counts(arithmetic):
     counts = [model.parameters for model in arithmetic.MODELS]
-    assert counts == [494_032_768, 1_543_714_304, 7_615_616_512]
+    assert counts == [134_515_008, 494_032_768, 596_049_920, 1_543_714_304, 7_615_616_512]
+    assert arithmetic.SMOLLM2_1_7B.parameters == 1_711_376_384
 
 
 def test_a_real_model_has_as_many(entry, adapted):
     assert entry.parameters == sum(p.numel() for p in adapted.base_model_params())
     assert entry.adapters(4) == sum(p.numel() for p in adapted.lora_params())
     assert entry.layers * entry.adapted == sum(m.weight.numel() for m in adapted.lora.maps)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_other_architectures_have_as_many(arithmetic, kind, tmp_path, tokenizer):
+    """Maps without biases; Qwen3's norms of heads, and heads that are wider together than the model."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
+
+    more = {"head_width": 32, "has_head_norms": True} if kind == "qwen3" else {}
+    entry = arithmetic.Model(kind, "", 2, 128, 8, 2, 320, 512, **more)
+    config = {"llama": LlamaConfig, "qwen3": Qwen3Config}[kind](
+        vocab_size=entry.vocab,
+        hidden_size=entry.width,
+        intermediate_size=entry.mlp,
+        num_attention_heads=entry.heads,
+        num_key_value_heads=entry.kv_heads,
+        head_dim=entry.query_width // entry.heads,
+        num_hidden_layers=entry.layers,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = TransformerWithLora(tmp_path, rank=4, device="cpu")
+    assert entry.parameters == sum(p.numel() for p in model.base_model_params())
+    assert entry.adapters(4) == sum(p.numel() for p in model.lora_params())
+    assert entry.layers * entry.adapted == sum(m.weight.numel() for m in model.lora.maps)
 
 
 @pytest.mark.parametrize("rank", [4, None])
@@ -167,6 +194,7 @@ def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, ent
 def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
     """Inside what is captured as a graph, and outside of it; most operations are one kernel each."""
     fast, inside = fast_model(adapted.base_model.original_model), []
+    rollout(adapted, ["2+2="] * 4, 8)  # the first one checks the sampler besides
 
     def counting(step):
         def replay():
@@ -211,7 +239,7 @@ def test_closed_forms_of_7b_on_8_gpus(arithmetic):
 
 def test_prompts_of_a_minibatch(arithmetic):
     """The expectation, against minibatches drawn at random."""
-    case = arithmetic.Sizing(arithmetic.MODELS[0], 8)
+    case = arithmetic.Sizing(arithmetic.QWEN2_5_0_5B, 8)
     torch.manual_seed(0)
     drawn = [len((torch.randperm(1024)[:32] // 16).unique()) for _ in range(400)]
     assert sum(drawn) / 400 == pytest.approx(case.minibatch_prompts, rel=0.02)
@@ -222,19 +250,19 @@ def test_the_micro_batch_is_the_largest_that_fits(arithmetic):
     micro = case.micro_batch()
     assert max(case.learning_memory(micro), case.scoring_memory(micro)) < 0.9 * 80e9 < case.learning_memory(2 * micro)
     assert arithmetic.Sizing(arithmetic.MODELS[-1], 1, gpu=arithmetic.Gpu(memory=16e9)).micro_batch() == 0
-    roomy = arithmetic.Sizing(arithmetic.MODELS[0], 8)
+    roomy = arithmetic.Sizing(arithmetic.QWEN2_5_0_5B, 8)
     assert roomy.micro_batch() == roomy.minibatch
     assert roomy.learning(roomy.minibatch) == roomy.learning()
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", range(5))
 def test_rollouts_take_over_at_the_floor(arithmetic, index):
     model, job, gpu = arithmetic.MODELS[index], arithmetic.Job(), arithmetic.Gpu()
     count = arithmetic.crossover(model, job, gpu)
     before, there = (arithmetic.Sizing(model, n, job, gpu) for n in (count - 1, count))
     assert before.rollout < before.phase / 2
     assert there.rollout >= there.phase / 2
-    assert there.floor == before.floor > 0.7 * there.rollout
+    assert there.floor == before.floor > 0.6 * there.rollout
     many = arithmetic.Sizing(model, 1024, job, gpu)
     assert many.vllm_rollout > many.weights_seconds == before.weights_seconds
 
@@ -258,5 +286,5 @@ def test_a_recipe_with_autocast_is_as_the_readme_says(arithmetic, monkeypatch):
 
     args = sizing.recipe(sizing.RLHFArgs, "ppo-gsm8k")
     monkeypatch.setattr(sizing, "A100", arithmetic.Gpu(float32=arithmetic.Gpu().flops))
-    _, seconds = sizing.phase_of(args)
+    _, seconds = sizing.phase_of(args, sizing.A100)
     assert f"a phase of PPO takes {seconds:.0f} s" in (ROOT / "README.md").read_text()
