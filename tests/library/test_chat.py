@@ -8,7 +8,9 @@ import pytest
 
 from rlhf_lib.args import CompareArgs, EvalArgs, GrpoArgs, InputError, PromptArgs, SampleArgs, SftArgs, from_json, to_json
 from rlhf_lib.cli import from_run, starting_values
+from rlhf_lib.compare.runs import common_options
 from rlhf_lib.models import encode_prompts
+from rlhf_lib.recipes import parse
 from rlhf_lib.tasks import Gsm8kTask, chat
 from rlhf_lib.tasks.prompting import CHAT_SYSTEM, XML_SYSTEM, build_prompt
 
@@ -230,3 +232,11 @@ def test_the_command_line_hands_them_on(gsm8k_dir, neo_dir, tmp_path, capsys, to
     capsys.readouterr()
     assert main(["train", "grpo", "--resume", "--output-dir", run, "--system-prompt", "Be long."]) == 2
     assert "system_prompt='Be long.' (was 'Be brief.')" in capsys.readouterr().err
+
+
+def test_a_comparison_hands_them_on():
+    args = CompareArgs(task="gsm8k", prompt_style="xml", system_prompt="--brief", template_args=("a=1", "b=x y"))
+    words = common_options(args)
+    assert parse(SftArgs, words, "rlhf train sft", SftArgs()).system_prompt == "--brief"
+    assert parse(SftArgs, words, "rlhf train sft", SftArgs()).template_args == args.template_args
+    assert not {"--template-args", "--system-prompt"} & set(common_options(CompareArgs()))

