@@ -140,7 +140,7 @@ class TrainingArgs(RunArgs):
         """Check every field against its rule."""
         require_positive(self, "gen_len", "temperature", "max_grad_norm", "save_every")
         require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every")
-        adapters = getattr(self, "lora_rank", None) is not None
+        adapters = getattr(self, "lora_rank", None) is not None or getattr(self, "adapter", None) is not None
         require(
             self.dtype != "bfloat16" or adapters or not self.trains_base_model,
             "dtype='bfloat16' without adapters would train nothing: steps of a usual learning rate are lost in rounding; use "
@@ -283,6 +283,12 @@ class LoraArgs(RLHFArgs):
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_maps: tuple[str, ...] = LORA_MAPS
     """Linear maps that get an adapter; maps that a model lacks (GPT-2 has no mlp.gate) are passed over."""
+    adapter: str | None = None
+    """Directory of an adapter in PEFT's format to go on from, in place of a new one: on its own base model, with its own ranks,
+    alphas and maps, whatever lora_rank, lora_alpha and lora_maps say."""
+    reference: Literal["adapter", "base"] = "adapter"
+    """With an adapter to go on from, which policy the KL terms hold on to: the adapter as it was at the start, from which KL
+    begins at 0 (a second copy of its weights is kept), or its base model, which also undoes what the adapter had learned."""
     sampler: Literal["own", "vllm"] = "own"
     """Who samples the completions: the library's own decode loop, or vLLM (pip install "vllm>=0.28,<0.33"; Linux, CUDA), which
     has a copy of the base model of its own. vLLM's probabilities are not quite the trainer's: see correct_sampler."""

@@ -440,23 +440,50 @@ class TransformerWithLora(BridgedTransformer):
         cls, directory: str | os.PathLike, base_model: str | os.PathLike | None = None, **options: Any
     ) -> "TransformerWithLora":
         """A model with the maps, ranks, scales and weights of a saved adapter, on the base model that the adapter names."""
-        config = read_adapter_config(Path(directory))
-        name = str(base_model or config.get("base_model_name_or_path") or "")
-        if not name:
-            raise InputError(f"{directory} does not say what its base model is; give base_model")
-        if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
-            name = Path(name).name  # the bundled model, saved under another machine's path
-        model = cls(name, **options)
+        model = cls(base_model or base_of_adapter(directory), **options)
         saved = model.saved_adapter(directory)
         own = {name: (one.rank, one.alpha) for name, one in saved.maps.items()}
         model.lora = LoraHooks(model.base_model, saved.rank, saved.alpha, own=own)
         load_adapter(model.lora, saved, Path(directory))
         return model
 
+    def frozen_policy(self) -> "FrozenPolicy":
+        """The policy as it is now: a reference that stays, on the same base model."""
+        return FrozenPolicy(self)
+
     @property
     def peft_names(self) -> PeftNames:
         """The translation between our maps and Hugging Face's module paths."""
         return PeftNames(self.base.parameters, self.base.fused)
+
+
+class FrozenPolicy(TransformerWithLora):
+    """A policy as it was, whose adapters are copied and whose base model is shared; its plain call is that policy."""
+
+    def __init__(self, policy: TransformerWithLora):
+        nn.Module.__init__(self)
+        self.base, self.base_model, self.tokenizer = policy.base, policy.base_model, policy.tokenizer
+        self.end_ids, self.pass_options = policy.end_ids, policy.pass_options
+        own = {m.bridge_name: (policy.lora.adapters[m.key].rank, policy.lora.adapters[m.key].alpha) for m in policy.lora.maps}
+        self.lora = LoraHooks(self.base_model, policy.lora.rank, policy.lora.alpha, own=own)
+        self.lora.load_state_dict(policy.lora.state_dict())
+        self.lora.requires_grad_(False)
+        self.shares_with = (policy,)  # in a tuple, so that it is no module of this one
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        *,
+        logits_to_keep: int | None = None,
+    ) -> Float[Tensor, "batch kept vocab"]:
+        """Logits of the frozen policy in float32."""
+        return self.forward_with_value_head(ids, attention_mask, logits_to_keep=logits_to_keep)[0]
+
+    def refuse_if_merged(self, what: str) -> None:
+        """Raise if adapters are merged into the base model, its own or those of the policy that shares it."""
+        super().refuse_if_merged(what)
+        self.shares_with[0].refuse_if_merged(what)
 
 
 class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
@@ -478,6 +505,15 @@ class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
         self.value_head = None
         if use_value_head:
             self.add_value_head()
+
+
+def base_of_adapter(directory: str | os.PathLike) -> str:
+    """The base model that an adapter names; the bundled one by its name, wherever it lay when the adapter was saved."""
+    name = str(read_adapter_config(Path(directory)).get("base_model_name_or_path") or "")
+    if not name:
+        raise InputError(f"{directory} does not say what its base model is; give base_model")
+    is_bundled = not Path(name).is_dir() and Path(name).name in loading.BUNDLED
+    return Path(name).name if is_bundled or Path(name) in loading.BUNDLED.values() else name
 
 
 def load_policy(directory: str | os.PathLike, device: str = "auto", dtype: str = "float32") -> BridgedTransformer:

@@ -35,7 +35,7 @@ def made_by_peft(base, directory, seed=0, **options):
         given = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "init_lora_weights": False, **options}
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**given)).eval()
         model.save_pretrained(directory)
-        if "init_lora_weights" not in options and "layer_replication" not in options:
+        if "init_lora_weights" not in options:
             try:
                 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), directory).eval()
             except RuntimeError:
@@ -122,7 +122,6 @@ REFUSED = [
     ({"lora_bias": True}, "lora_bias"),
     ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
     ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens"),
-    ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
 ]
 
 
@@ -131,8 +130,8 @@ def test_refused_and_the_remedy_works(options, word, bases, tmp_path):
     theirs = made_by_peft(bases["qwen2"], tmp_path / "made", **{"target_modules": ["q_proj"], **options})
     with pytest.raises(InputError, match=rf"{word}.*merge it into the base model with peft"):
         ours(tmp_path / "made", bases["qwen2"])
-    if "init_lora_weights" in options or "layer_replication" in options:
-        return  # peft itself needs the residual, or the replicated, model beside it
+    if "init_lora_weights" in options:
+        return  # the residual model is not the base model: see the next test
     merged = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(bases["qwen2"]), tmp_path / "made"
     ).merge_and_unload()
@@ -178,6 +177,7 @@ DAMAGED = [
     ({"rank_pattern": {"q_proj": 5}}, "has rank 4, and its adapter_config.json says 5"),
     ({"target_modules": ["v_proj"]}, "which its target_modules leave out"),
     ({"peft_type": "IA3"}, "peft_type='IA3'"),
+    ({"layer_replication": [[0, 2], [1, 3]]}, "uses layer_replication"),
     ({"shiny_new_option": {"strength": 3}}, "uses shiny_new_option"),
 ]
 
