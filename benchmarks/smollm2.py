@@ -191,7 +191,7 @@ def main(words: list[str] | None = None) -> None:
         "before": before,
         "after": after,
         "peft": peft,
-        **{name: summary[name] for name in ("phases", "samples", "seconds")},
+        **{name: summary[name] for name in ("phases", "samples", "seconds", "interrupted")},
         "arguments": {name: value for name, value in summary["arguments"].items() if name not in LOCAL},
         "curves": [{name: record[name] for name in kept} for record in summary["curves"]],
         **about,
@@ -202,7 +202,9 @@ def main(words: list[str] | None = None) -> None:
     title = f"{name}, GRPO on SVAMP: {summary['samples']:,} completions in {minutes:.0f} minutes on {given.threads} CPU cores"
     plot(summary["curves"], before, after, title)
     equal = f"Under peft {peft['equal']} of {peft['prompts']} greedy completions equal ours, to the letter."
-    text = "\n\n".join((title, table_of(before, after, summary["curves"]), f"{equal} {about['note']}".strip())) + "\n"
+    stopped = f"Stopped by Ctrl-C after {summary['phases']} of {given.phases} phases." if summary["interrupted"] else ""
+    last = " ".join(filter(None, (equal, stopped, about["note"])))
+    text = "\n\n".join((title, table_of(before, after, summary["curves"]), last)) + "\n"
     (RESULTS / "smollm2.md").write_text(text)
     print(text)
 

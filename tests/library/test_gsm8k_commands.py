@@ -1,6 +1,7 @@
 """GSM8K from end to end by the commands that the README lists, on a tiny random GPT-Neo and a tiny random RoBERTa, offline."""
 
 import json
+import shutil
 
 import pytest
 
@@ -111,12 +112,29 @@ def test_recipes_for_a_gpu_are_whole():
         assert recipe(cli.ALGORITHMS[algorithm], name).task == task
 
 
-@pytest.mark.parametrize("name", ["grpo-gsm8k-qwen3", "grpo-gsm8k-smollm2"])
-def test_a_recipe_by_name(name, run, tmp_path):
+@pytest.fixture
+def thinker(neo_dir, tmp_path):
+    """The tiny model with a chat template like Qwen3's, which asks for thinking unless told not to."""
+    from transformers import AutoTokenizer
+
+    shutil.copytree(neo_dir, tmp_path / "thinker")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "thinker")
+    thinks = "{% if enable_thinking is defined and enable_thinking is false %}[no thinking]{% else %}[think]{% endif %}"
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}" + thinks
+    tokenizer.save_pretrained(tmp_path / "thinker")
+    return tmp_path / "thinker"
+
+
+@pytest.mark.parametrize(("name", "sign"), [("grpo-gsm8k-qwen3", "[no thinking]"), ("grpo-gsm8k-smollm2", "[think]")])
+def test_a_recipe_by_name(name, sign, run, tmp_path, thinker):
     """--recipe NAME gives its values, which flags then override; a tiny model stands in for the recipe's."""
-    run("train", "grpo", "--recipe", name, *TRAIN, *PHASES, "--group-size", 4, "--lora-rank", 2, "--output-dir", "out")
+    small = [*TRAIN, *PHASES, "--group-size", 4, "--lora-rank", 2]
+    run("train", "grpo", "--recipe", name, *small, "--output-dir", "out", base_model=thinker)
     args = json.loads((tmp_path / "out" / "args.json").read_text())
     assert (args["task"], args["prompt_style"], args["kl_coef"], args["lora_rank"]) == ("gsm8k", "xml", 0.04, 2)
+    sample = json.loads((tmp_path / "out" / "samples.jsonl").read_text().splitlines()[0])
+    assert sample["prompt"].endswith(sign)
+    assert sample["prompt"].count("</answer>") == (2 if args["few_shot"] else 1)
 
 
 def test_a_recipe_of_another_algorithm_is_refused():

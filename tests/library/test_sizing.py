@@ -28,18 +28,32 @@ def arithmetic(monkeypatch):
     return arithmetic
 
 
-@pytest.fixture
-def entry(arithmetic):
-    """A small Qwen2 among the models."""
-    return arithmetic.Model("small", "", 2, 128, 8, 2, 320, 512, has_bias=True)
+ARCHITECTURES = {  # what a small model of each has, by arithmetic.Model's fields
+    "llama": {},
+    "qwen2": {"has_bias": True},
+    "qwen3": {"head_width": 32, "has_head_norms": True},  # heads are wider together than the model
+}
 
 
 @pytest.fixture
-def directory(entry, tmp_path, tokenizer):
+def kind():
+    """The architecture; a test that is about several names them."""
+    return "qwen2"
+
+
+@pytest.fixture
+def entry(arithmetic, kind):
+    """A small model among the models."""
+    return arithmetic.Model("small", "", 2, 128, 8, 2, 320, 512, **ARCHITECTURES[kind])
+
+
+@pytest.fixture
+def directory(entry, kind, tmp_path, tokenizer):
     """The same as a Hugging Face directory."""
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = Qwen2Config(
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=entry.vocab,
         hidden_size=entry.width,
         intermediate_size=entry.mlp,
@@ -48,6 +62,7 @@ def directory(entry, tmp_path, tokenizer):
         num_hidden_layers=entry.layers,
         max_position_embeddings=256,
         tie_word_embeddings=True,
+        **({"head_dim": entry.head_width} if entry.head_width else {}),
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -98,38 +113,14 @@ def test_published_parameter_counts(arithmetic):
     assert arithmetic.SMOLLM2_1_7B.parameters == 1_711_376_384
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_real_model_has_as_many(entry, adapted):
     assert entry.parameters == sum(p.numel() for p in adapted.base_model_params())
     assert entry.adapters(4) == sum(p.numel() for p in adapted.lora_params())
     assert entry.layers * entry.adapted == sum(m.weight.numel() for m in adapted.lora.maps)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
-def test_other_architectures_have_as_many(arithmetic, kind, tmp_path, tokenizer):
-    """Maps without biases; Qwen3's norms of heads, and heads that are wider together than the model."""
-    from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config
-
-    more = {"head_width": 32, "has_head_norms": True} if kind == "qwen3" else {}
-    entry = arithmetic.Model(kind, "", 2, 128, 8, 2, 320, 512, **more)
-    config = {"llama": LlamaConfig, "qwen3": Qwen3Config}[kind](
-        vocab_size=entry.vocab,
-        hidden_size=entry.width,
-        intermediate_size=entry.mlp,
-        num_attention_heads=entry.heads,
-        num_key_value_heads=entry.kv_heads,
-        head_dim=entry.query_width // entry.heads,
-        num_hidden_layers=entry.layers,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    model = TransformerWithLora(tmp_path, rank=4, device="cpu")
-    assert entry.parameters == sum(p.numel() for p in model.base_model_params())
-    assert entry.adapters(4) == sum(p.numel() for p in model.lora_params())
-    assert entry.layers * entry.adapted == sum(m.weight.numel() for m in model.lora.maps)
-
-
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("rank", [4, None])
 def test_activations_are_what_the_backward_pass_keeps(arithmetic, entry, directory, rank):
     """Every tensor saved by a pass over 16 completions of one prompt, weights left out."""
@@ -190,6 +181,7 @@ def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, ent
     assert learning.peak / (8 * gen * entry.vocab) == pytest.approx(arithmetic.CHUNK_BYTES, rel=0.1)
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.usefixtures("drawing_as_on_cuda")
 def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
     """Inside what is captured as a graph, and outside of it; most operations are one kernel each."""
@@ -213,7 +205,7 @@ def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
             rollout(adapted, ["2+2="] * 4, gen_len)
         counts.append((sum(inside) / len(inside), ledger.count - sum(inside)))
     (_, few), (step, many) = counts
-    assert step / entry.layers == pytest.approx(arithmetic.KERNELS, rel=0.25)
+    assert step / entry.layers == pytest.approx(entry.kernels, rel=0.25)
     assert (many - few) / 16 == pytest.approx(arithmetic.LAUNCHES, rel=0.2)
 
 
