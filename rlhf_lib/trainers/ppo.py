@@ -24,9 +24,9 @@ from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.rewards import score
 from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.samplers import sampler_of
 from rlhf_lib.tasks import Prompts, Task, task_of
 from rlhf_lib.trainers.trainer import Trainer
-from rlhf_lib.vllm_sampler import VllmSampler
 
 
 class RLHFTrainer(Trainer):
@@ -296,8 +296,7 @@ class LoraTrainer(RLHFTrainer):
             device=args.device,
             dtype=args.dtype,
         )
-        if args.sampler == "vllm":
-            model.sampler = VllmSampler(model, args.sampler_memory, args.seed)
+        model.sampler = sampler_of(args, model)
         return model, model
 
     def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
