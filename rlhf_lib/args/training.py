@@ -288,7 +288,8 @@ class LoraArgs(RLHFArgs):
         if self.sampler != "own":
             require(
                 self.dtype != "4bit",
-                f"sampler={self.sampler!r} does not sample dtype='4bit' weights as the trainer reads them; use bfloat16, or --sampler own",
+                f"sampler={self.sampler!r} does not sample dtype='4bit' weights as the trainer reads them; use bfloat16, or "
+                "--sampler own",
             )
             require(
                 0.01 <= self.temperature <= 2,

@@ -9,15 +9,23 @@ from typing import Any
 
 from rlhf_lib.args import InputError
 
-CONTINUE = "the run goes on from its last checkpoint with --resume --output-dir DIRECTORY"
+CONTINUE = "a run that had begun goes on from its last checkpoint with --resume --output-dir DIRECTORY"
 
 
 class Refused(InputError):
-    """The server answered that it will not; `status` is HTTP's, `text` what it said."""
+    """The server answered that it will not; `text` is what it said."""
 
     def __init__(self, server: str, status: int, text: str):
         super().__init__(f"{server} answered {status} ({text}); its log says more; {CONTINUE}")
-        self.status, self.text = status, text
+        self.text = text
+
+
+class Unreachable(InputError):
+    """Nobody answers, for `reason`."""
+
+    def __init__(self, server: str, error: Exception):
+        self.reason = f"{type(error).__name__}: {error}"
+        super().__init__(f"{server} is gone ({self.reason}); start it again: {CONTINUE}")
 
 
 class Connection:
@@ -44,7 +52,8 @@ class Connection:
 
         Raises:
             Refused: it answered with a status of 400 or more.
-            InputError: no server, none any more, or none in time.
+            Unreachable: there is no server, or none any more.
+            InputError: no answer in time.
         """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, self.headers)
@@ -57,12 +66,10 @@ class Connection:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 raise InputError(
-                    f"{self.server} gave no answer within sampler_timeout={self.timeout:g} seconds; raise --sampler-timeout, or "
-                    f"ask for less at once (--batch-size, --gen-len); {CONTINUE}"
+                    f"{self.server} gave no answer within sampler_timeout={self.timeout:g} seconds; raise --sampler-timeout, "
+                    f"or ask for less at once (--batch-size, --gen-len); {CONTINUE}"
                 ) from None
-            raise InputError(
-                f"{self.server} is not there ({type(reason).__name__}: {reason}); start it, or check --sampler-url; {CONTINUE}"
-            ) from None
+            raise Unreachable(self.server, reason if isinstance(reason, Exception) else error) from None
 
 
 def as_json(text: bytes) -> Any:

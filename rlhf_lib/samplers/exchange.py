@@ -70,9 +70,7 @@ def sampling_options(
     }
 
 
-def in_columns(
-    completions: list[Completion], gen_len: int, end_ids: list[int], pad_id: int, device: torch.device
-) -> Decoded:
+def in_columns(completions: list[Completion], gen_len: int, end_ids: list[int], pad_id: int, device: torch.device) -> Decoded:
     """Completions as the decode loop leaves them: the end token is real, padding follows it."""
     tokens = torch.full((len(completions), gen_len), pad_id)
     mask, logprobs = torch.zeros(2, *tokens.shape)

