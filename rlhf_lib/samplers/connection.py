@@ -8,8 +8,7 @@ import urllib.request
 from typing import Any
 
 from rlhf_lib.args import InputError
-
-CONTINUE = "a run that had begun goes on from its last checkpoint with --resume --output-dir DIRECTORY"
+from rlhf_lib.samplers.exchange import CONTINUE
 
 
 class Refused(InputError):

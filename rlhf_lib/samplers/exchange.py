@@ -13,6 +13,7 @@ from rlhf_lib.rollouts import Decoded
 
 VERSIONS = "vllm>=0.32,<0.33"
 INSTEAD = "--sampler own runs everywhere"
+CONTINUE = "a run that had begun goes on from its last checkpoint with --resume --output-dir DIRECTORY"
 
 
 @dataclass(frozen=True)

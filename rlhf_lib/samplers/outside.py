@@ -126,13 +126,14 @@ class OutsideSampler(ABC):
 
 def agreed(work: Callable[[], Given]) -> Given:
     """What `work` gives; where it fails in one of several processes, all of them raise its error, so that none waits for it."""
-    given, failure, cause = None, None, None
+    given, failure = None, None
     try:
         given = work()
     except InputError as error:
-        failure, cause = str(error), error
-    if failures := [text for text in parallel.gather_lists([failure]) if text is not None]:
-        raise InputError(failures[0]) from cause
+        failure = error
+    said = [text for text in parallel.gather_lists([failure and str(failure)]) if text is not None]
+    if said:
+        raise failure or InputError(said[0])
     return given
 
 

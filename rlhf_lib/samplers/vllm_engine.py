@@ -12,7 +12,7 @@ import torch
 from rlhf_lib.args import InputError
 from rlhf_lib.models import TransformerWithLora
 from rlhf_lib.models.loading import resolve_name
-from rlhf_lib.samplers.exchange import INSTEAD, VERSIONS, Completion, Request
+from rlhf_lib.samplers.exchange import CONTINUE, INSTEAD, VERSIONS, Completion, Request
 from rlhf_lib.samplers.outside import OutsideSampler, max_lora_rank, refuse_unfit
 
 
@@ -57,12 +57,18 @@ class VllmSampler(OutsideSampler):
 
     def generate(self, adapter: Any, requests: list[Request], options: dict[str, Any]) -> list[Completion]:
         """All completions in the order of the requests."""
-        answers = self.engine.generate(
-            [{"prompt_token_ids": request.prompt_ids} for request in requests],
-            [self.vllm.SamplingParams(n=one.count, seed=one.seed, detokenize=False, **options) for one in requests],
-            lora_request=adapter,
-            use_tqdm=False,
-        )
+        try:
+            answers = self.engine.generate(
+                [{"prompt_token_ids": request.prompt_ids} for request in requests],
+                [self.vllm.SamplingParams(n=one.count, seed=one.seed, detokenize=False, **options) for one in requests],
+                lora_request=adapter,
+                use_tqdm=False,
+            )
+        except Exception as error:  # what its kernels do not cover, it finds out only now
+            raise InputError(
+                f"vLLM failed at sampling ({first_line(error)}); its log above says more. Use a model that {VERSIONS} covers "
+                f"on this machine, or go on without it: {INSTEAD}, and {CONTINUE}"
+            ) from error
         return [read(output) for answer in answers for output in sorted(answer.outputs, key=lambda one: one.index)]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -240,7 +241,11 @@ def _seed():
 def pytest_collection_modifyitems(items):
     # the slowest first, so that both processes end together
     items.sort(key=lambda item: "test_course_checkers" not in item.nodeid)
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    lacking = {
+        "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+        "vllm": None if find_spec("vllm") else "needs vLLM: tests/library/vllm_environment.sh makes an environment with it",
+    }
+    for item in items:
+        for marker, reason in lacking.items():
+            if marker in item.keywords and reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
