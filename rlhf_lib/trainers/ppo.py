@@ -24,9 +24,9 @@ from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.rewards import score
 from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.samplers import sampler_of
 from rlhf_lib.tasks import Prompts, Task, task_of
 from rlhf_lib.trainers.trainer import Trainer, go_on_from
-from rlhf_lib.vllm_sampler import VllmSampler
 
 
 class RLHFTrainer(Trainer):
@@ -294,8 +294,7 @@ class LoraTrainer(RLHFTrainer):
             )
         else:
             model = go_on_from(TransformerWithValueHeadLora, args, **options)
-        if args.sampler == "vllm":
-            model.sampler = VllmSampler(model, args.sampler_memory, args.seed)
+        model.sampler = sampler_of(args, model)
         keeps_adapter = args.adapter is not None and args.reference == "adapter"
         return model, model.frozen_policy() if keeps_adapter else model
 
