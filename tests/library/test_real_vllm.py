@@ -183,7 +183,7 @@ class TestTheRollout:
 
     def test_ends_and_padding(self, policy, monkeypatch):
         """Over many samples some end early: the end is real, padding follows, and log-probabilities are of real tokens."""
-        monkeypatch.setattr(policy, "end_ids", list(range(0, 512, 8)))
+        monkeypatch.setattr(policy, "end_ids", list(range(0, policy.cfg.d_vocab, 8)))
         sampled = rollout(policy, PROMPTS * 4, 10, temperature=0.8)
         assert sum(sampled.ended) > 0
         for row, length in zip(sampled.ids[:, sampled.prefix_len :].tolist(), sampled.lengths.int().tolist(), strict=True):
