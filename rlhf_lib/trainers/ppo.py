@@ -24,9 +24,9 @@ from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.rewards import score
 from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.samplers import sampler_of
 from rlhf_lib.tasks import Prompts, Task, task_of
-from rlhf_lib.trainers.trainer import Trainer
-from rlhf_lib.vllm_sampler import VllmSampler
+from rlhf_lib.trainers.trainer import Trainer, go_on_from
 
 
 class RLHFTrainer(Trainer):
@@ -285,20 +285,18 @@ class LoraTrainer(RLHFTrainer):
     """The completions that the phase learns from, with the sampler's log-probabilities."""
 
     def build_models(self) -> tuple[Any, Any]:
-        """The adapted policy, whose plain call is the reference."""
+        """The adapted policy, and as reference its plain call, or the adapter that it goes on from."""
         args = self.args
-        model = TransformerWithValueHeadLora.from_pretrained(
-            args.base_model,
-            args.lora_alpha,
-            args.lora_rank,
-            use_value_head=self.use_value_head,
-            maps=args.lora_maps,
-            device=args.device,
-            dtype=args.dtype,
-        )
-        if args.sampler == "vllm":
-            model.sampler = VllmSampler(model, args.sampler_memory, args.seed)
-        return model, model
+        options = {"use_value_head": self.use_value_head, "device": args.device, "dtype": args.dtype}
+        if args.adapter is None:
+            model = TransformerWithValueHeadLora.from_pretrained(
+                args.base_model, args.lora_alpha, args.lora_rank, maps=args.lora_maps, **options
+            )
+        else:
+            model = go_on_from(TransformerWithValueHeadLora, args, **options)
+        model.sampler = sampler_of(args, model)
+        keeps_adapter = args.adapter is not None and args.reference == "adapter"
+        return model, model.frozen_policy() if keeps_adapter else model
 
     def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
         """The same as of every trainer, and the rollout is kept."""

@@ -2,7 +2,9 @@
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +15,35 @@ from rlhf_lib import parallel
 from rlhf_lib.args import InputError, RLHFArgs, TrainingArgs
 from rlhf_lib.engine import PassOptions
 from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.models import base_of_adapter
+from rlhf_lib.models.policies import HEAD_FILE
 from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory
 from rlhf_lib.tasks import Task
 
 SAMPLER_GAP = 0.02  # mean nats a token, in float32, over which sampler and trainer are not one model
-COARSE_SAMPLER_GAP = 0.5  # in other number formats, where merged weights are rounded
+COARSE_SAMPLER_GAP = 0.5  # in other number formats, where merged weights are rounded, and of other samplers
 
 
 class TrainingDiverged(InputError):
     """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
+
+
+def go_on_from(cls: Any, args: Any, **options: Any) -> Any:
+    """The policy of args.adapter, on the base model that the adapter names; the value head beside it too, where there is one.
+
+    Raises:
+        InputError: args.base_model is not left at its default, and another than that.
+    """
+    named, given = base_of_adapter(args.adapter), str(args.base_model)
+    default = next(field.default for field in fields(args) if field.name == "base_model")
+    if given not in (named, default) and Path(given).expanduser().resolve() != Path(named).expanduser().resolve():
+        raise InputError(
+            f"base_model={given!r}, and adapter={args.adapter!r} was made for {named}; leave base_model out, or give {named}"
+        )
+    model = cls.from_adapter(args.adapter, named, **options)
+    if getattr(model, "value_head", None) is not None and (Path(args.adapter) / HEAD_FILE).is_file():
+        model.load_value_head(args.adapter)
+    return model
 
 
 class ModelInUse:
@@ -132,17 +154,19 @@ class Trainer(ABC):
     def stop_if_sampler_differs(self, gap: Float[Tensor, "batch gen"], mask: Float[Tensor, "batch gen"]) -> None:
         """Raise where what was sampled from is not what is trained, although nothing that was asked for explains it.
 
-        `gap` is the sampler's log-probabilities minus the trainer's, in nats. top_k, top_p and other samplers explain one.
+        `gap` is the sampler's log-probabilities minus the trainer's, in nats. top_k and top_p explain any; another sampler
+        explains what number formats and kernels do, no more.
         """
         args, model = self.args, self.model
-        if args.top_k or args.top_p or getattr(model, "sampler", None) is not None:
+        if args.top_k or args.top_p:
             return
         mean = ((gap.abs() * mask).sum() / mask.sum().clamp(min=1)).item()
-        allowed = SAMPLER_GAP if model.dtype == torch.float32 and not args.autocast else COARSE_SAMPLER_GAP
+        is_exact = model.dtype == torch.float32 and not args.autocast and getattr(model, "sampler", None) is None
+        allowed = SAMPLER_GAP if is_exact else COARSE_SAMPLER_GAP
         if not mean <= allowed:
             raise InputError(
                 f"sampling and scoring disagree by {mean:.2g} nats a token in phase {self.phase + 1}, over {allowed}, without "
-                "top_k, top_p or another sampler: what was sampled from is not the policy that is trained. Look for a "
+                "top_k or top_p: what was sampled from is not the policy that is trained. Look for a "
                 "temperature, mask or position that one of them lacks; if the code is the library's own, install the tested "
                 "versions, with `make` or in a fresh environment"
             )

@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -201,6 +202,26 @@ def make(model_dirs, tmp_path):
 
 
 @pytest.fixture
+def calls(monkeypatch):
+    """A package vllm that notes its calls."""
+    from . import vllm_stand_in
+
+    told = vllm_stand_in.Calls()
+    vllm_stand_in.install(monkeypatch, told)
+    return told
+
+
+@pytest.fixture
+def server(calls, model_dirs):
+    """A vLLM server that notes them too."""
+    from . import vllm_stand_in
+
+    stand_in = vllm_stand_in.Server(calls, str(model_dirs["llama"]))
+    yield stand_in
+    stand_in.stop()
+
+
+@pytest.fixture
 def checkout(tmp_path, monkeypatch):
     """A student's clone, without history."""
     from rlhf_lib.course.render import write_course
@@ -232,7 +253,11 @@ def deprecated_calls(monkeypatch):
 def pytest_collection_modifyitems(items):
     # the slowest first, so that both processes end together
     items.sort(key=lambda item: "test_course_checkers" not in item.nodeid)
-    if not torch.cuda.is_available():
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    lacking = {
+        "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+        "vllm": None if find_spec("vllm") else "needs vLLM: tests/library/vllm_environment.sh makes an environment with it",
+    }
+    for item in items:
+        for marker, reason in lacking.items():
+            if marker in item.keywords and reason:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -20,7 +20,7 @@ ORDER = [  # floor by floor, from the ground up; a module may import what stands
     ["lora"],
     ["models"],
     ["rollouts"],
-    ["vllm_sampler"],
+    ["samplers"],
     ["rewards"],
     ["selection"],
     ["tasks"],
