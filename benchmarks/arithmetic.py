@@ -13,6 +13,7 @@ from tabulate import tabulate
 REACHED = 0.35  # share of the peak arithmetic that a training or scoring pass, and decoding a large batch, is taken to reach
 STREAMED = 0.7  # share of the peak bandwidth that decoding, and work on logits number by number, is taken to reach
 KERNELS, KERNEL = 50, 2e-6  # kernels of a layer in one decoding step, and seconds that the smallest takes inside a graph
+HEAD_NORM_KERNELS = 18  # more where heads are normalised: two norms of nine operations
 LAUNCHES, LAUNCH = 27, 8e-6  # kernels of a step outside its graph (drawing, book-keeping), and seconds that starting one takes
 VLLM_KERNELS = 15  # the same of a layer in vLLM, which fuses norms, rotations and activations
 LENGTH_STEP = 64  # a graph for each so many slots of the cache (rlhf_lib.engine.graphs)
@@ -46,31 +47,47 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Model:
-    """Qwen2's architecture, from a published configuration."""
+    """Llama's architecture, Qwen2's and Qwen3's, from a published configuration."""
 
     name: str
+    hub: str
+    """Its name on Hugging Face's hub, with the maker's."""
     layers: int
     width: int
     heads: int
     kv_heads: int
     mlp: int
     vocab: int
-    tied: bool
+    tied: bool = True
+    head_width: int | None = None
+    """Of one head (head_dim); None: width / heads."""
+    has_bias: bool = False
+    """Whether q, k and v have biases, as Qwen2's have."""
+    has_head_norms: bool = False
+    """Whether every head's queries and keys are normalised, as Qwen3's are."""
+
+    @property
+    def query_width(self) -> int:
+        """Numbers in a token's queries of one layer, which need not be its width."""
+        return self.width if self.head_width is None else self.heads * self.head_width
 
     @property
     def kv_width(self) -> int:
         """Numbers in a token's keys, or values, of one layer."""
-        return self.kv_heads * self.width // self.heads
+        return self.kv_heads * self.query_width // self.heads
 
     @property
     def adapted(self) -> int:
         """Numbers in a layer's seven maps, which adapters are merged into."""
-        return 2 * self.width * (self.width + self.kv_width) + 3 * self.width * self.mlp
+        return 2 * self.width * (self.query_width + self.kv_width) + 3 * self.width * self.mlp
 
     @property
     def parameters(self) -> int:
-        """All weights: maps, biases of q, k, v, two norms a layer, one at the end, embedding, and unembedding unless tied."""
-        layer = self.adapted + (self.width + 2 * self.kv_width) + 2 * self.width
+        """All weights: maps, biases of q, k, v, two norms a layer and those of heads, one norm at the end, embedding, and
+        unembedding unless tied."""
+        biases = self.query_width + 2 * self.kv_width if self.has_bias else 0
+        head_norms = 2 * self.query_width // self.heads if self.has_head_norms else 0
+        layer = self.adapted + biases + 2 * self.width + head_norms
         return self.layers * layer + self.width + self.vocab * self.width * (1 if self.tied else 2)
 
     @property
@@ -90,8 +107,13 @@ class Model:
 
     def adapters(self, rank: int) -> int:
         """rank x (d_in + d_out) for each of a layer's maps q k v o, up gate down."""
-        sides = (4 + 2) * self.width + 2 * self.kv_width + 3 * (self.width + self.mlp)
+        sides = 4 * self.width + 2 * self.query_width + 2 * self.kv_width + 3 * (self.width + self.mlp)
         return self.layers * rank * sides
+
+    @property
+    def kernels(self) -> int:
+        """Of a layer in one decoding step."""
+        return KERNELS + (HEAD_NORM_KERNELS if self.has_head_norms else 0)
 
 
 @dataclass(frozen=True)
@@ -252,16 +274,19 @@ class Sizing:
 
     @property
     def activation_per_token(self) -> float:
-        """What the backward pass needs of a layer: 44 d + 10 f + 4 kv (1 + P/m) + 2 g (P + m) + 28 rank bytes a token.
+        """What the backward pass needs of a layer: 36 d + 8 q + 10 f + 4 kv (1 + P/m) + 2 g (P + m) + 28 rank bytes a token.
 
-        d: width, f: mlp, g: heads that share keys, P: prompt, m: packed completion. Inputs of maps and norms are in float32 for
-        the adapters (40 d + 4 f), the rest in bfloat16. Without adapters 36 d + 16 f + 8 kv (1 + P/m) + 4 g (P + m), all in
-        float32. tests/library/test_sizing.py counts the same on a small model.
+        d: width, q: width of queries, f: mlp, g: heads that share keys, P: prompt, m: packed completion. Inputs of maps and
+        norms are in float32 for the adapters (36 d + 4 q + 4 f), the rest in bfloat16. Without adapters 24 d + 12 q + 16 f +
+        8 kv (1 + P/m) + 4 g (P + m), all in float32. Norms of heads keep 8 (q + kv) more, two copies in float32.
+        tests/library/test_sizing.py counts the same on small models.
         """
         m, job = self.model, self.job
         shared = 2 * m.kv_width * (1 + job.prompt / job.packed) + (m.heads // m.kv_heads) * (job.prompt + job.packed)
-        own = 36 * m.width + 16 * m.mlp if job.rank is None else 44 * m.width + 10 * m.mlp + 28 * job.rank
-        return own + self.number * shared
+        norms = 8 * (m.query_width + m.kv_width) if m.has_head_norms else 0
+        adapted = 36 * m.width + 8 * m.query_width + 10 * m.mlp + 28 * (job.rank or 0)
+        own = 24 * m.width + 12 * m.query_width + 16 * m.mlp if job.rank is None else adapted
+        return own + norms + self.number * shared
 
     def activations(self, rows: float, checkpointed: bool = False) -> float:
         """Of `rows` completions learned from at once; checkpointed: 2 x width a token and layer, and one layer in full."""
@@ -320,7 +345,7 @@ class Sizing:
     @property
     def kernel_seconds(self) -> float:
         """gen_len x (50 layers x 2 us + 27 x 8 us): the smallest kernels of a graph, and launches outside it."""
-        return self.job.gen_len * (KERNELS * self.model.layers * KERNEL + LAUNCHES * LAUNCH)
+        return self.job.gen_len * (self.model.kernels * self.model.layers * KERNEL + LAUNCHES * LAUNCH)
 
     @property
     def rollout(self) -> float:
@@ -336,7 +361,7 @@ class Sizing:
     @property
     def capture(self) -> float:
         """graphs x 3 x 50 layers x 8 us: every graph's step is run twice and captured once, kernel by kernel."""
-        return self.graphs * 3 * KERNELS * self.model.layers * LAUNCH
+        return self.graphs * 3 * self.model.kernels * self.model.layers * LAUNCH
 
     @property
     def vllm_rollout(self) -> float:
@@ -402,12 +427,16 @@ def crossover(model: Model, job: Job, gpu: Gpu) -> int:
     return next((case.gpus for case in cases if 2 * case.rollout >= case.phase), 0)
 
 
-MODELS = (
-    Model("Qwen2.5-0.5B", 24, 896, 14, 2, 4864, 151_936, True),
-    Model("Qwen2.5-1.5B", 28, 1536, 12, 2, 8960, 151_936, True),
-    Model("Qwen2.5-7B", 28, 3584, 28, 4, 18944, 152_064, False),
-)
+SMOLLM2_135M = Model("SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M-Instruct", 30, 576, 9, 3, 1536, 49_152)
+SMOLLM2_1_7B = Model("SmolLM2-1.7B", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 24, 2048, 32, 32, 8192, 49_152)
+QWEN2_5_0_5B = Model("Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct", 24, 896, 14, 2, 4864, 151_936, has_bias=True)
+QWEN2_5_1_5B = Model("Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct", 28, 1536, 12, 2, 8960, 151_936, has_bias=True)
+QWEN2_5_7B = Model("Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct", 28, 3584, 28, 4, 18944, 152_064, tied=False, has_bias=True)
+QWEN3_0_6B = Model("Qwen3-0.6B", "Qwen/Qwen3-0.6B", 28, 1024, 16, 8, 3072, 151_936, head_width=128, has_head_norms=True)
+MODELS = (SMOLLM2_135M, QWEN2_5_0_5B, QWEN3_0_6B, QWEN2_5_1_5B, QWEN2_5_7B)
 COUNTS = (1, 8, 64)
+RTX4090 = Gpu("RTX 4090", 24e9, 165e12, 1.008e12, nvlink=32e9, float32=82.6e12)  # bfloat16 summed in float32; PCIe 4
+SMALL = Job(prompts=8, group=8)  # what the recipes do in a phase
 
 
 def gb(number: float) -> str:
@@ -418,6 +447,11 @@ def gb(number: float) -> str:
 def sec(number: float) -> str:
     """Seconds to two digits."""
     return f"{number:.0f}" if number >= 9.95 else f"{number:.1f}" if number >= 0.995 else f"{number:.2g}"
+
+
+def data_sheet(gpu: Gpu) -> str:
+    """Memory, arithmetic and bandwidth."""
+    return f"{gpu.memory / 1e9:.0f} GB, {gpu.flops / 1e12:.0f} TFLOP/s, {gpu.bandwidth / 1e12:.3g} TB/s"
 
 
 def table(heads: tuple[str, ...], rows: list[tuple]) -> str:
@@ -493,12 +527,39 @@ def rollout_table(gpu: Gpu) -> str:
     return table((*heads, "a phase gains", "overlapped, at most"), rows)
 
 
+def single_table(gpus: tuple[Gpu, ...]) -> str:
+    """What a small phase takes on one GPU, by GPU and model."""
+    rows = []
+    for gpu in gpus:
+        for model in (*MODELS[:-1], SMOLLM2_1_7B, MODELS[-1]):
+            case = Sizing(model, 1, SMALL, gpu)
+            parts = (case.states, case.rollout_memory, case.scoring_memory(case.rows), case.learning_memory(case.minibatch))
+            sizes = [gb(part) if part < gpu.memory else f"**{gb(part)}**" for part in parts]
+            fits = case.micro_batch() and case.rollout_memory < gpu.memory
+            seconds = (case.rollout, case.scoring, case.learning(case.micro_batch()), case.phase) if fits else ()
+            times = [*map(sec, seconds), *[""] * (4 - len(seconds))]
+            rows.append((f"{gpu.memory / 1e9:.0f} GB", model.name, *sizes, fitted(case) if fits else "none fits", *times))
+    heads = (
+        "GPU",
+        "model",
+        "states",
+        "rollout",
+        "scoring",
+        "learning",
+        "micro-batch",
+        "rollout, s",
+        "scoring, s",
+        "learning, s",
+    )
+    return table((*heads, "phase, s"), rows)
+
+
 def shared_values(gpu: Gpu) -> dict[str, object]:
     """What the page says of the GPU and the batch."""
     job = Job()
-    whole = [gb(Sizing(MODELS[0], n, gpu=gpu).logits(job.rows / n, whole=True)) for n in COUNTS]
+    whole = [gb(Sizing(QWEN2_5_0_5B, n, gpu=gpu).logits(job.rows / n, whole=True)) for n in COUNTS]
     return {
-        "gpu": f"{gpu.name}: {gpu.memory / 1e9:.0f} GB, {gpu.flops / 1e12:.0f} TFLOP/s, {gpu.bandwidth / 1e12:.3g} TB/s",
+        "gpu": f"{gpu.name}: {data_sheet(gpu)}",
         "links": f"NVLink {gpu.nvlink / 1e9:.0f} GB/s, network {gpu.network / 1e9:.0f} GB/s a GPU",
         "rows": f"{job.rows:,}",
         "batch": f"{job.prompts} prompts x {job.group}",
@@ -507,6 +568,7 @@ def shared_values(gpu: Gpu) -> dict[str, object]:
         "reached": f"{REACHED:.0%}",
         "streamed": f"{STREAMED:.0%}",
         "kernels": f"{KERNELS} kernels a layer, none shorter than {KERNEL * 1e6:.0f} µs",
+        "head_norm_kernels": HEAD_NORM_KERNELS,
         "launches": f"{LAUNCHES} launches of {LAUNCH * 1e6:.0f} µs",
         "vllm_kernels": VLLM_KERNELS,
         "chunk": gb(CHUNK_BYTES * CHUNK),
@@ -520,6 +582,9 @@ def shared_values(gpu: Gpu) -> dict[str, object]:
         "crossovers": ", ".join(f"{crossover(m, job, gpu) or 'never'} ({m.name})" for m in MODELS),
         "captures": ", ".join(sec(Sizing(m, 1, gpu=gpu).capture) for m in MODELS),
         "paged": f"{Sizing(MODELS[-1], 1, gpu=gpu).cache / Sizing(MODELS[-1], 1, gpu=gpu).paged_cache:.1f}",
+        "single_gpus": " and ".join(f"an {g.name} ({data_sheet(g)})" for g in (RTX4090, gpu)),
+        "single_batch": f"{SMALL.rows} completions, {SMALL.prompts} prompts x {SMALL.group}",
+        "single_table": single_table((RTX4090, gpu)),
         "states_table": states_table(gpu),
         "memory_table": memory_table(gpu),
         "time_table": time_table(gpu),
@@ -533,6 +598,7 @@ def worked_values(case: Sizing) -> dict[str, object]:
     learning, micro_seconds = case.learning(), case.learning(micro or None)
     return {
         "x_name": case.model.name,
+        "x_hub": case.model.hub,
         "x_states": gb(case.states),
         "x_rows": f"{case.rows:.0f}",
         "x_slots": case.slots,
@@ -584,16 +650,16 @@ yet.
 | phase | {rows} completions ({batch}), prompts of {prompt} tokens, gen_len {gen_len}, mean length {mean} |
 | training | LoRA rank {rank} on all maps, bfloat16 base, {minibatches} minibatches, {passes} passes over the completions |
 | taken to be reached | {reached} of the arithmetic, {streamed} of the bandwidth |
-| a decoding step | one CUDA graph ({kernels}), and {launches} |
+| a decoding step | one CUDA graph ({kernels}; {head_norm_kernels} more with norms of heads), and {launches} |
 
 For another GPU, `python benchmarks/sizing.py --gpu H100 --gigabytes 80 --teraflops 989 --terabytes-per-second 3.35 --nvlink
 450 --network 50` prints this page with its numbers.
 
 Data parallel (torchrun): every GPU has all weights and knows the whole phase; it samples, scores and learns from its share
 of the rows. Numbers a token and gradients are summed, each GPU takes the same step. In the formulas, N: parameters, U:
-those of the unembedding, A: of the adapters, d: width, f: width of the MLP, kv: width of a token's keys, g: heads that
-share keys, P: prompt, m: mean completion, M: a completion packed in a pass ({packed}: four rectangles of similar length,
-lengths spread evenly), n: GPUs, rows: completions on a GPU.
+those of the unembedding, A: of the adapters, d: width, f: width of the MLP, q and kv: width of a token's queries and keys,
+g: heads that share keys, P: prompt, m: mean completion, M: a completion packed in a pass ({packed}: four rectangles of
+similar length, lengths spread evenly), n: GPUs, rows: completions on a GPU.
 
 ## On every GPU, whatever their number (GB)
 
@@ -617,13 +683,14 @@ two) with which scoring and learning leave a tenth of the memory free, and what 
 | cache a token | 2 x layers x kv x 2; room for the cap in every row, prompt included |
 | rollout | 2 N + 16 A + kept + merge copy + 18 rows vocab + 4 d rows gen_len |
 | scoring | 2 N + 16 A + kept + (12 f + 10 d) a token, one layer at a time + 6 d for every token of the phase |
-| learning | a token and layer: 44 d + 10 f + 4 kv (1 + P/M) + 2 g (P + M) + 28 rank; 10 d a token of the minibatch |
+| learning | a token and layer: 36 d + 8 q + 10 f + 4 kv (1 + P/M) + 2 g (P + M) + 28 rank; 10 d a token of the minibatch |
+| norms of heads | 8 (q + kv) more a token and layer, in learning (Qwen3) |
 | checkpointed | a token and layer: 2 d, and one layer in full |
 | logits | 21 a number (float32, five copies), in chunks: {chunk} GB at most |
 
 The 6 d of scoring do not shrink with GPUs: each gets everyone's vectors. Whole logits of a phase would take {whole}, for
-any of these models. Activations are for lengths spread evenly: completions that all run to the cap take (P + gen_len) / (P
-+ M) times as much. Of 44 d + 10 f, 40 d + 4 f are float32 inputs of adapters and norms.
+a vocabulary of 151,936. Activations are for lengths spread evenly: completions that all run to the cap take (P + gen_len)
+/ (P + M) times as much. Of 36 d + 8 q + 10 f, 36 d + 4 q + 4 f are float32 inputs of adapters and norms.
 
 ## Time of a phase, seconds
 
@@ -646,11 +713,21 @@ minibatch is drawn at random, so a GPU's share of it has prompts (1 - (1 - share
 micro-batches are sorted by prompt, so each cut reads one anew at most. In float32, without a value head, scoring needs
 no pass of the policy: the vectors that tokens were sampled from serve. The bytes a logit are log-softmax, entropy and
 KL, each written out number by number. N is what a token is multiplied with: an untied embedding is only looked up. A
-graph is captured once for each 64 slots and batch shape: {captures} s for the three models, at first and after
+graph is captured once for each 64 slots and batch shape: {captures} s for the models in turn, at first and after
 an evaluation.
 Left out: attention's own arithmetic (under 4%), the adapters' (under 2% of the operations, but in float32: up to a
 fifth more time on 0.5B), and launches of small passes. Some row takes all {gen_len} steps, and all GPUs wait. Where no
 size fits the memory, times are as if it did.
+
+## One GPU, of 24 GB or more
+
+A smaller phase, as in the library's recipes: {single_batch}; lengths and everything else as above.
+On {single_gpus}.
+
+{single_table}
+
+*States* are weights, adapters and AdamW; the other columns are as above. Where the micro-batch is the whole minibatch, none is
+needed.
 
 ## Worked example: {x_name} on 8 GPUs
 
@@ -665,7 +742,7 @@ size fits the memory, times are as if it did.
 5. Time, with micro-batches: {x_times} for rollout, scoring and learning; {x_gradient} MB of gradient a step,
    {x_communication} ms of communication a phase; {x_phase} s in all.
 
-       torchrun --nproc-per-node 8 -m rlhf_lib train grpo --task gsm8k --base-model Qwen/{x_name}-Instruct \\
+       torchrun --nproc-per-node 8 -m rlhf_lib train grpo --task gsm8k --base-model {x_hub} \\
          --dtype bfloat16 --lora-rank 16 --batch-size 1024 --group-size 16 --gen-len 512 --num-minibatches {minibatches} \\
          --batches-per-learning-phase {passes} --micro-batch-size {x_micro}
 

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint e320b3142b9a
+# Rendered by `rlhf course render`; fingerprint 16ef5ab4fdd1
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -47,10 +47,11 @@ from rlhf_lib.args import (
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora.adapter import AdaptedMap, find_maps, require_rank
-from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, fuse, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter
+from rlhf_lib.lora.peft_format import PeftNames, fuse, save_adapter
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithValueHead, loading
-from rlhf_lib.models.policies import BridgedTransformer, WithValueHead
+from rlhf_lib.models.policies import BridgedTransformer, FrozenPolicy, WithValueHead, base_of_adapter
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (
     calc_clipped_surrogate_objective,
@@ -145,13 +146,23 @@ class LoraHooks(nn.Module):
         bridge: the TransformerBridge to adapt; it is neither owned nor changed.
         rank, alpha: of every adapter; its output is scaled by alpha / rank.
         maps: which linear maps, of args.LORA_MAPS.
+        own: rank and alpha of each map by its name in the bridge, in place of `rank`, `alpha` and `maps`.
     """
 
-    def __init__(self, bridge: nn.Module, rank: int = 4, alpha: float = 32.0, maps: tuple[str, ...] = LORA_MAPS):
+    def __init__(
+        self,
+        bridge: nn.Module,
+        rank: int = 4,
+        alpha: float = 32.0,
+        maps: tuple[str, ...] = LORA_MAPS,
+        own: dict[str, tuple[int, float]] | None = None,
+    ):
         super().__init__()
         self.rank, self.alpha = rank, alpha
-        self.maps = find_maps(bridge, maps)
-        self.adapters = nn.ModuleDict({m.key: Lora(*m.shape, rank, alpha).to(m.weight.device) for m in self.maps})
+        found = find_maps(bridge, maps if own is None else LORA_MAPS)
+        self.maps = found if own is None else [m for m in found if m.bridge_name in own]
+        each = {m.bridge_name: (rank, alpha) for m in self.maps} if own is None else own
+        self.adapters = nn.ModuleDict({m.key: Lora(*m.shape, *each[m.bridge_name]).to(m.weight.device) for m in self.maps})
         self.is_merged = False
 
     @property
@@ -254,24 +265,28 @@ class TransformerWithLora(BridgedTransformer):
             return loading.save_base(self.base, directory)
 
     def load_adapter(self, directory: str | os.PathLike) -> None:
-        """Fill the adapters from a directory in PEFT's format."""
-        load_adapter(self.lora, self.peft_names, Path(directory))
+        """Fill the adapters from a directory in PEFT's format; it must have the maps, ranks and scales of this policy."""
+        load_adapter(self.lora, self.saved_adapter(directory), Path(directory))
+
+    def saved_adapter(self, directory: str | os.PathLike) -> SavedAdapter:
+        """The adapter in a directory, checked against this base model."""
+        return read_adapter(Path(directory), find_maps(self.base_model, LORA_MAPS), self.peft_names)
 
     @classmethod
     def from_adapter(
         cls, directory: str | os.PathLike, base_model: str | os.PathLike | None = None, **options: Any
     ) -> "TransformerWithLora":
-        """A model with the rank, alpha and weights of a saved adapter, on the base model that the adapter names."""
-        config = read_adapter_config(Path(directory))
-        name = str(base_model or config["base_model_name_or_path"])
-        if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
-            name = Path(name).name  # the bundled model, saved under another machine's path
-        model = cls(name, float(config["lora_alpha"]), config["r"], **options)
-        maps = adapted_maps(model.lora, model.peft_names, Path(directory))
-        if maps and "maps" not in options:
-            model.lora = LoraHooks(model.base_model, config["r"], float(config["lora_alpha"]), maps)
-        model.load_adapter(directory)
+        """A model with the maps, ranks, scales and weights of a saved adapter, on the base model that the adapter names."""
+        model = cls(base_model or base_of_adapter(directory), **options)
+        saved = model.saved_adapter(directory)
+        own = {name: (one.rank, one.alpha) for name, one in saved.maps.items()}
+        model.lora = LoraHooks(model.base_model, saved.rank, saved.alpha, own=own)
+        load_adapter(model.lora, saved, Path(directory))
         return model
+
+    def frozen_policy(self) -> "FrozenPolicy":
+        """The policy as it is now: a reference that stays, on the same base model."""
+        return FrozenPolicy(self)
 
     @property
     def peft_names(self) -> PeftNames:

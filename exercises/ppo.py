@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint c973b4bb1a60
+# Rendered by `rlhf course render`; fingerprint 2bf3707d6c84
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch as t
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMinibatch
-from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
+from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora, checkpoint
 from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import Mask, Reduction, calc_kl_estimate_penalty, hide, plogq, whiten
@@ -124,10 +123,12 @@ class WithValueHead(BridgedTransformer):
     def load_value_head(self, directory: str | os.PathLike) -> None:
         """Fill the value head from a directory that save_pretrained wrote."""
         file = Path(directory) / HEAD_FILE
-        try:
-            self.value_head.load_state_dict(load_file(file))
-        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
-            raise InputError(f"{file} cannot be used ({str(error).splitlines()[0]}); save the model again") from None
+        with checkpoint.sound(str(file), "save the model again"):
+            found, own = load_file(file), self.value_head.state_dict()
+        both = found.keys() & own.keys()
+        mismatched = [(n, found[n].shape, own[n].shape) for n in sorted(both) if found[n].shape != own[n].shape]
+        checkpoint.require_all(str(file), own.keys() - both, found.keys() - both, mismatched)
+        self.value_head.load_state_dict(found)
 
 
 class TransformerWithValueHead(WithValueHead):

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
-from rlhf_lib.recipes import RECIPES, parse
+from rlhf_lib.recipes import RECIPES, parse, recipe_file
 
 ALGORITHMS = {
     "sft": arguments.SftArgs,
@@ -61,7 +61,9 @@ def option(rest: list[str], *names: str) -> str | None:
 
 
 def starting_values(algorithm: str, rest: list[str]) -> Any:
-    """The defaults that flags then override: --resume takes the run's own, --recipe FILE that file's, --task its recipe's."""
+    """The defaults that flags then override: --resume takes the run's own, --recipe that recipe's or file's, --task its own
+    recipe's.
+    """
     kind = ALGORITHMS[algorithm]
     output, recipe, task = option(rest, "--output-dir"), option(rest, "--recipe"), option(rest, "--task")
     if option(rest, "--comparisons") is not None and "--resume" not in rest and recipe is None:
@@ -73,9 +75,7 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
         if not file.is_file():
             raise InputError(f"output_dir={output!r} holds no run to resume; leave out --resume to start one")
     elif recipe is not None:
-        file = Path(recipe)
-        if not file.is_file():
-            raise InputError(f"--recipe {recipe!r} is not a file; give the args.json of a run, or one of {RECIPES}")
+        file = recipe_file(recipe, algorithm)
     else:
         file = RECIPES / f"{algorithm}-{task or arguments.default_of(kind, 'task') or 'char-count'}.json"
         if not file.is_file():
@@ -100,7 +100,8 @@ def train(rest: list[str]) -> int:
         print(
             f"usage: rlhf train ALGORITHM [OPTIONS]\n\nAlgorithms:\n{listed}\n\n"
             "rlhf train grpo --task pocket --help shows all options "
-            "and the values that task starts from; --recipe FILE starts from a run's args.json."
+            "and the values that task starts from; --recipe NAME starts from another recipe, --recipe FILE from a run's "
+            "args.json."
         )
         return 0 if rest and rest[0] in ("-h", "--help") else 2
     algorithm, rest = rest[0], rest[1:]
@@ -153,8 +154,11 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
     if run is None or not file.is_file():
         return kind(**with_room(task))
     told = json.loads(file.read_text())
-    names = ("task", "data", "prompt_style", "few_shot", "gen_len", "dtype", "prepend_bos")
+    names = ("task", "data", "prompt_style", "system_prompt", "template_args", "few_shot", "gen_len", "dtype", "prepend_bos")
     known = {name: told[name] for name in names if told.get(name) is not None}
+    known |= {"template_args": tuple(known.get("template_args", ()))}
+    if option(rest, "--prompt-style") == "plain":  # which has no place for them
+        known |= {"system_prompt": None, "template_args": ()}
     return kind(**{**known, "task": "pocket"} if known.get("task") in (None, "char-count") else known)
 
 
@@ -208,7 +212,7 @@ def evaluate(rest: list[str]) -> int:
         raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
     greedy = judge(model, task, prompts, temperature=0.0, **options)
-    table, sampled = [("greedy", greedy.accuracy)], None
+    table, sampled = greedy.table(), None
     if args.samples:
         verifier = None if args.reward_model is None else RewardModel.trained(args.reward_model, device=args.device)
         temperature = {"temperature": args.temperature, "reward_model": verifier}

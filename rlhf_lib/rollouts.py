@@ -10,6 +10,7 @@ was really sampled from, so that the gap can be reported.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Rollout:
     sampler_logprobs: Float[Tensor, "batch gen"]
     """The same after top-k and top-p; equal to `logprobs` without them."""
     completions: list[str]
-    """Text of the generated tokens up to the end, special tokens left out."""
+    """Text that the generated tokens up to the end add to the prompt's; see decode_texts."""
 
     @property
     def prefix_len(self) -> int:
@@ -337,14 +338,61 @@ def rollout(
         mask=decoded.mask,
         logprobs=decoded.logprobs,
         sampler_logprobs=decoded.sampler_logprobs,
-        completions=decode_texts(tokenizer, decoded),
+        completions=decode_texts(tokenizer, ids, attention_mask, decoded, end_ids),
     )
 
 
-def decode_texts(tokenizer: Any, decoded: Decoded) -> list[str]:
-    """Text of each completion's real tokens."""
-    rows = [row[: int(count)] for row, count in zip(decoded.tokens.tolist(), decoded.mask.sum(dim=1).tolist(), strict=True)]
-    return tokenizer.batch_decode(rows, skip_special_tokens=True)
+def decode_texts(
+    tokenizer: Any,
+    ids: Int[Tensor, "batch prefix"],
+    attention_mask: Int[Tensor, "batch prefix"],
+    decoded: Decoded,
+    end_ids: list[int],
+) -> list[str]:
+    """What each completion's real tokens add to the text of its prompt: both are decoded together, then the prompt is cut off.
+
+    Decoded alone, a completion would lose the space that it begins with (SentencePiece). Left out are the tokenizer's tokens
+    for beginning, end and padding, and a last token of `end_ids`. All other special tokens stay, as they are written: tags such
+    as </answer> may be special tokens, and rewards read them; so may markers of a turn that ended nothing.
+
+    Args:
+        tokenizer: of the model.
+        ids, attention_mask: the prompts, padded on the left.
+        decoded: the completions.
+        end_ids: the tokens that end a completion; empty where none does.
+    """
+    unwritten = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+
+    @cache
+    def read(*tokens: int) -> str:
+        return tokenizer.decode([i for i in tokens if i not in unwritten], clean_up_tokenization_spaces=False)
+
+    texts = []
+    counts = zip(attention_mask.sum(dim=1).tolist(), decoded.mask.sum(dim=1).int().tolist(), strict=True)
+    for prompt, tokens, (real, count) in zip(ids.tolist(), decoded.tokens.tolist(), counts, strict=True):
+        added = tokens[:count]
+        if added and added[-1] in end_ids:
+            added = added[:-1]
+        texts.append(added_text(read, prompt[len(prompt) - real :], added))
+    return texts
+
+
+def added_text(read: Callable[..., str], prompt: list[int], added: list[int]) -> str:
+    """The text that tokens add to that of a prompt; `read(*tokens)` is the text of tokens.
+
+    A prompt that ends within a character (as text: in U+FFFD) has its last character from the completion. Where the completion
+    changes what stands before that, as bytes do that make no character and take whole ones before them along, the prompt is
+    read without its last tokens.
+    """
+    before, whole = read(*prompt), read(*prompt, *added)
+    differing = (i for i, (ours, theirs) in enumerate(zip(before, whole, strict=False)) if ours != theirs)
+    shared = next(differing, min(len(before), len(whole)))
+    if not before[shared:].strip("\ufffd"):
+        return whole[shared:]
+    while not whole.startswith(before) or before.endswith("\ufffd"):
+        prompt = prompt[:-1]
+        before, whole = read(*prompt), read(*prompt, *added)
+    return whole[len(before) :]
 
 
 def end_ids_of(model: Any, tokenizer: Any) -> list[int]:

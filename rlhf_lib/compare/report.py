@@ -6,13 +6,13 @@ import shlex
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 
 from tabulate import tabulate
 
-from rlhf_lib.args import CompareArgs, require
+from rlhf_lib.args import CompareArgs, require, to_json
 from rlhf_lib.compare.runs import MEASURES, STABILITY, TRAINED, Outcome, run_all
 from rlhf_lib.files import write_atomically
 from rlhf_lib.models.loading import resolve_device
@@ -136,12 +136,10 @@ def command_of(args: CompareArgs) -> str:
 
 def claim(root: Path, args: CompareArgs) -> None:
     """Write the comparison's arguments, or refuse a directory that holds another comparison."""
-    file, ours = root / "args.json", {**vars(args), "output_dir": None, "methods": list(args.methods)}
+    file, ours = root / "args.json", json.loads(to_json(replace(args, output_dir=None)))
     if file.exists():
-        theirs = json.loads(file.read_text())
-        changed = ", ".join(
-            f"{name}={ours[name]!r} (was {theirs.get(name)!r})" for name in ours if ours[name] != theirs.get(name)
-        )
+        theirs = {**json.loads(to_json(CompareArgs())), **json.loads(file.read_text())}
+        changed = ", ".join(f"{name}={ours[name]!r} (was {theirs[name]!r})" for name in ours if ours[name] != theirs[name])
         require(not changed, f"output_dir={str(root)!r} holds a comparison with other arguments: {changed}; choose another")
     write_atomically(file, json.dumps(ours, indent=2) + "\n")
 

@@ -83,6 +83,8 @@ def common_options(args: CompareArgs) -> list[str]:
     options = {"task": args.task, "prompt-style": args.prompt_style, "base-model": args.base_model, "gen-len": args.gen_len}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     words += [] if args.data is None else ["--data", args.data]
+    words += [] if args.system_prompt is None else [f"--system-prompt={args.system_prompt}"]
+    words += ["--template-args", *args.template_args] if args.template_args else []
     return [*words, "--device", args.device, "--eval-problems", "0", "--log-samples-every", "0"]
 
 

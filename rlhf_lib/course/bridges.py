@@ -7,8 +7,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from rlhf_lib.models.checkpoint import read_tokenizer
 from rlhf_lib.models.loading import BUNDLED, quiet_transformers
 
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -42,7 +43,7 @@ def tiny_model(kind: str) -> str:
             if parameter.ndim > 1:
                 parameter.mul_(5)  # so that attention attends, and what is wrong with it shows
         model.save_pretrained(Path(folder.name))
-    AutoTokenizer.from_pretrained(BUNDLED["pocket"]).save_pretrained(folder.name)
+    read_tokenizer(str(BUNDLED["pocket"]), "pocket").save_pretrained(folder.name)
     return folder.name
 
 

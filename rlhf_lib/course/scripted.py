@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import AutoTokenizer, DynamicCache, GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from rlhf_lib.course.expect import Wrong
+from rlhf_lib.models.checkpoint import read_tokenizer
 from rlhf_lib.models.loading import BUNDLED, quiet_transformers
 
 
@@ -84,7 +85,7 @@ def tiny_gpt2() -> str:
     """A directory, removed at exit, with a random GPT-2 whose learned positions matter, and the bundled tokenizer."""
     directory = tempfile.mkdtemp(prefix="tiny-gpt2-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    tokenizer = AutoTokenizer.from_pretrained(BUNDLED["pocket"])
+    tokenizer = read_tokenizer(str(BUNDLED["pocket"]), "pocket")
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     with torch.random.fork_rng(), torch.no_grad(), quiet_transformers():
         torch.manual_seed(0)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlhf_lib.engine.packing import Packing
+from rlhf_lib.engine.parts import Reading
 from rlhf_lib.engine.trunk import PackedAttention, in_rows
 from rlhf_lib.engine.weights import Weights
 
@@ -26,8 +26,9 @@ class Cache:
     def begin(self, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"]) -> None:
         """Take in prompts of these lengths, each for the rows that have it."""
         self.prompt_of, self.widest = prompt_of, int(lengths.max())
-        slot = torch.arange(self.keys[0].shape[2], device=lengths.device)
-        self.seen = (slot < lengths[prompt_of][:, None]) | (slot >= self.widest)
+        self.lengths, slot = lengths[prompt_of], torch.arange(self.keys[0].shape[2], device=lengths.device)
+        self.seen = (slot < self.lengths[:, None]) | (slot >= self.widest)
+        self.place = slot - (self.widest - self.lengths[:, None]) * (slot >= self.widest)  # of a slot's token in its sequence
         self.has_gaps = bool((lengths != self.widest).any())
 
     def take_prompts(self, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -35,19 +36,32 @@ class Cache:
         self.keys[layer][:, :, : self.widest] = keys.index_select(0, self.prompt_of)
         self.values[layer][:, :, : self.widest] = values.index_select(0, self.prompt_of)
 
-    def attend(self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
+    def attend(
+        self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor, reading: Reading
+    ) -> Float[Tensor, "rows heads d_head"]:
         """What each row's query reads of the tokens so far, the one of `step` included, which joins them."""
         keys, values, slot = self.keys[layer], self.values[layer], self.widest + step
         keys[:, :, slot], values[:, :, slot] = k, v
-        mask = self.seen[:, None, None, : slot + 1] if self.has_gaps else None
         folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # heads that share keys are more queries
-        read = F.scaled_dot_product_attention(folded, keys[:, :, : slot + 1], values[:, :, : slot + 1], attn_mask=mask)
-        return read.reshape(q.shape)
+        return reading(folded, keys[:, :, : slot + 1], values[:, :, : slot + 1], self.mask(step, reading.window)).reshape(
+            q.shape
+        )
+
+    def mask(self, step: int, window: int | None) -> Bool[Tensor, "rows 1 1 slots"] | None:
+        """Which slots a token generated at `step` sees; None: all that are filled."""
+        stop = self.widest + step + 1
+        if window is None or window >= stop:
+            return self.seen[:, None, None, :stop] if self.has_gaps else None
+        return self.within(window, self.lengths + step)[:, None, None, :stop]
+
+    def within(self, window: int, positions: Int[Tensor, " rows"]) -> Bool[Tensor, "rows slots"]:
+        """Which slots lie less than `window` tokens back, seen from these positions."""
+        return self.seen & (self.place > (positions - window)[:, None])
 
     def keep(self, rows: Int[Tensor, " kept"], step: int) -> None:
         """Only these rows from now on; the token of `step` has not been read yet."""
         keep_rows(self, rows, self.widest + step)
-        self.seen = self.seen[rows]
+        self.seen, self.place, self.lengths = self.seen[rows], self.place[rows], self.lengths[rows]
 
 
 class GroupedCache:
@@ -64,8 +78,8 @@ class GroupedCache:
 
     def begin(self, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"]) -> None:
         """Take in prompts of these lengths, each for the rows that have it."""
-        column = torch.arange(int(lengths.max()), device=lengths.device)
-        self.unseen = (column >= lengths[:, None])[:, None, None]  # [prompts 1 1 widest]
+        self.lengths, self.column = lengths, torch.arange(int(lengths.max()), device=lengths.device)
+        self.unseen = (self.column >= lengths[:, None])[:, None, None]  # [prompts 1 1 widest]
         self.has_gaps = bool(self.unseen.any())
         self.group(prompt_of)
 
@@ -87,19 +101,31 @@ class GroupedCache:
         self.prompt_keys.append(keys.contiguous())
         self.prompt_values.append(values.contiguous())
 
-    def attend(self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
+    def attend(
+        self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor, reading: Reading
+    ) -> Float[Tensor, "rows heads d_head"]:
         """What each row's query reads of the tokens so far, the one of `step` included, which joins them."""
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, step], values[:, :, step] = k, v
-        folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1]) * q.shape[-1] ** -0.5
-        scores = self.from_prompts(self.of_prompts(folded) @ self.prompt_keys[layer].transpose(2, 3))
-        if self.has_gaps:
-            scores = scores.masked_fill(self.unseen[self.prompt_of], -float("inf"))
-        own = folded @ keys[:, :, : step + 1].transpose(2, 3)
+        first = 0 if reading.window is None else max(0, step + 1 - reading.window)  # of the row's own tokens that are seen
+        folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
+        scores = self.from_prompts(reading.scores(self.of_prompts(folded), self.prompt_keys[layer]))
+        unseen = self.unseen_from(step, reading.window)
+        if unseen is not None:
+            scores = scores.masked_fill(unseen, -float("inf"))
+        own = reading.scores(folded, keys[:, :, first : step + 1])
         weights = torch.cat([scores, own], dim=-1).softmax(dim=-1)
-        of_prompt, of_own = weights.split([scores.shape[-1], step + 1], dim=-1)
+        of_prompt, of_own = weights.split([scores.shape[-1], step + 1 - first], dim=-1)
         read = self.from_prompts(self.of_prompts(of_prompt) @ self.prompt_values[layer])
-        return (read + of_own @ values[:, :, : step + 1]).reshape(q.shape)
+        return (read + of_own @ values[:, :, first : step + 1]).reshape(q.shape)
+
+    def unseen_from(self, step: int, window: int | None) -> Bool[Tensor, "rows 1 1 widest"] | None:
+        """Which columns of its prompt a row's token of `step` does not see; None: it sees all."""
+        gaps = self.unseen[self.prompt_of] if self.has_gaps else None
+        if window is None or window > self.unseen.shape[-1] + step:
+            return gaps
+        too_far = self.column <= (self.lengths[self.prompt_of] + step - window)[:, None, None, None]
+        return too_far if gaps is None else gaps | too_far
 
     def of_prompts(self, rows: Float[Tensor, "rows kv_heads shared width"]) -> Float[Tensor, "prompts kv_heads queries width"]:
         """Rows' queries, or weights, below each other by prompt."""
@@ -141,12 +167,12 @@ class ReadPrompts:
     cache: Cache | GroupedCache
     layer: int = 0
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "tokens heads d_head"]:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> Float[Tensor, "tokens heads d_head"]:
         """What each token's query reads."""
         prompts = self.packing.prompts
         self.cache.take_prompts(self.layer, in_rows(k, prompts), in_rows(v, prompts))
         self.layer += 1
-        return PackedAttention(self.packing)(q, k, v)
+        return PackedAttention(self.packing)(q, k, v, reading)
 
 
 @dataclass
@@ -157,7 +183,7 @@ class ReadCache:
     step: int
     layer: int = 0
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> Float[Tensor, "rows heads d_head"]:
         """What each row's query reads."""
         self.layer += 1
-        return self.cache.attend(self.layer - 1, self.step, q, k, v)
+        return self.cache.attend(self.layer - 1, self.step, q, k, v, reading)

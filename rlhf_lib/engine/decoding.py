@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlhf_lib.engine.blocks import Block
 from rlhf_lib.engine.cache import Cache, GroupedCache, ReadCache, ReadPrompts
 from rlhf_lib.engine.packing import Packing, pack
-from rlhf_lib.engine.weights import Block, Weights
+from rlhf_lib.engine.weights import Weights
 
 LEAVE_BELOW = 0.8  # share of rows still running at which the others leave the batch
 GROUPED_FROM = 2  # rows a prompt, on average, from which prompts are kept once
@@ -70,9 +71,9 @@ class Reader:
         self, ids: Int[Tensor, " tokens"], positions: Int[Tensor, " tokens"], attend: Callable[..., Tensor]
     ) -> Float[Tensor, "tokens width"]:
         """Every token's vector after the last norm."""
-        x, rotation = self.weights.embed(ids, positions)
+        x, rotations = self.weights.embed(ids, positions)
         for block in self.blocks:
-            x = self.weights.run_block(block, x, attend, rotation, {})
+            x = block(x, attend, rotations, {})
         return self.weights.last_norm(x)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlhf_lib.engine.cache import Cache
 from rlhf_lib.engine.decoding import Reader
+from rlhf_lib.engine.parts import Reading
 from rlhf_lib.engine.weights import Weights
 
 LENGTH_STEP = 64
@@ -30,15 +30,15 @@ def round_up(length: int) -> int:
 
 @dataclass
 class ReadSlots:
-    """Attention of one new token a row over a fixed number of slots, of which `seen` tells the filled ones."""
+    """Attention of one new token a row over a fixed number of slots, of which `seen` tells, by window, those that it sees."""
 
     cache: Cache
-    seen: Bool[Tensor, "rows slots"]
+    seen: dict[int | None, Bool[Tensor, "rows slots"]]
     slot: Int[Tensor, " 1"]
     length: int
     layer: int = 0
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "rows heads d_head"]:
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> Float[Tensor, "rows heads d_head"]:
         """What each row's query reads."""
         keys, values = self.cache.keys[self.layer], self.cache.values[self.layer]
         keys.index_copy_(2, self.slot, k[:, :, None].to(keys.dtype))
@@ -46,9 +46,8 @@ class ReadSlots:
         self.layer += 1
         folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
         some = slice(0, self.length)
-        mask = self.seen[:, None, None, some]
-        read = F.scaled_dot_product_attention(folded, keys[:, :, some], values[:, :, some], attn_mask=mask)
-        return read.reshape(q.shape)
+        mask = self.seen[reading.window][:, None, None, some]
+        return reading(folded, keys[:, :, some], values[:, :, some], mask).reshape(q.shape)
 
 
 class GraphedReader(Reader):
@@ -87,20 +86,25 @@ class GraphedReader(Reader):
             store.zero_()  # slots that are not seen yet must hold numbers all the same
         self.tokens, self.positions = torch.zeros(2, rows, dtype=torch.long, device=self.device)
         self.slot = torch.zeros(1, dtype=torch.long, device=self.device)
-        self.seen = torch.zeros(rows, slots, dtype=torch.bool, device=self.device)
+        windows = (None, *sorted(self.weights.windows))
+        self.seen = {window: torch.zeros(rows, slots, dtype=torch.bool, device=self.device) for window in windows}
 
     def read_tokens(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], step: int
     ) -> Float[Tensor, "rows width"]:
         """The vectors that choose the next token, after the tokens generated at `step`."""
         slot = self.cache.widest + step
+        everything = self.seen[None]
         if step == 0:
-            self.seen.copy_(self.cache.seen)
-            self.seen[:, slot:] = False
+            everything.copy_(self.cache.seen)
+            everything[:, slot:] = False
+        everything[:, slot] = True
+        for window, seen in self.seen.items():
+            if window is not None:
+                seen.copy_(everything & self.cache.within(window, positions))
         self.tokens.copy_(tokens)
         self.positions.copy_(positions)
         self.slot.fill_(slot)
-        self.seen[:, slot] = True
         length = round_up(slot + 1)
         key = (length, torch.is_autocast_enabled(tokens.device.type))
         if key not in self.steps:

@@ -16,9 +16,10 @@ from rlhf_lib.engine.decoding import Sampled, Sampler, sample
 from rlhf_lib.engine.graphs import reader_for
 from rlhf_lib.engine.logits import DeferredLogits, Source, View
 from rlhf_lib.engine.packing import pack, together
+from rlhf_lib.engine.parts import Adapters
 from rlhf_lib.engine.switch import is_fast, tell_once
 from rlhf_lib.engine.trunk import run_trunk
-from rlhf_lib.engine.weights import Adapters, Weights
+from rlhf_lib.engine.weights import Weights
 
 State = list[tuple[Tensor, int]]  # parameters, and how often each had been written to
 ATTRIBUTE = "rlhf_lib_fast_model"  # of a Hugging Face model: its FastModel, so that both go together; False: not covered

@@ -26,11 +26,38 @@ class Rectangle:
     """The prompt that each row continues; None for the prompts themselves."""
     mask: Bool[Tensor, "rows 1 length keys"] | None
     """Which keys a query sees, prompt keys first; None: all up to its own position."""
+    prompt_lengths: Int[Tensor, " rows"] | None = None
+    """How many tokens each row's prompt has; None for the prompts themselves."""
 
     @property
     def stop(self) -> int:
         """The end in the list of tokens."""
         return self.start + self.rows * self.length
+
+    def mask_within(self, window: int | None, device: torch.device) -> Bool[Tensor, "rows 1 length keys"] | None:
+        """The mask of a layer whose tokens see no further back than a window (None: all before them)."""
+        if window is None:
+            return self.mask
+        if window not in self.masks:
+            self.masks[window] = self.windowed(window, device)
+        return self.masks[window]
+
+    @cached_property
+    def masks(self) -> dict[int, Bool[Tensor, "rows 1 length keys"] | None]:
+        """The masks of the windows asked for so far."""
+        return {}
+
+    def windowed(self, window: int, device: torch.device) -> Bool[Tensor, "rows 1 length keys"] | None:
+        """`mask` without the keys that lie `window` or more tokens back."""
+        column = torch.arange(self.length, device=device)
+        back = column[:, None] - column  # how far back each own token lies
+        if self.prompt_lengths is None:
+            seen = (back >= 0) & (back < window)
+            return None if window >= self.length else seen.expand(self.rows, 1, -1, -1)
+        prompt = torch.arange(self.mask.shape[-1] - self.length, device=device)
+        to_prompt = (self.prompt_lengths[:, None] + column)[:, :, None] - prompt
+        back = torch.cat([to_prompt, back.expand(self.rows, -1, -1)], dim=2)
+        return self.mask & (back < window)[:, None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,7 @@ def pack(ids: Int[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]
         places = start + torch.arange(len(rows), device=ids.device)[:, None] * length + column
         index[rows[:, None], split + column] = torch.where(column < lengths[rows][:, None], places, -1)
         mask = completion_mask(own[prompt_of[rows]], widest, length)
-        rectangles.append(Rectangle(start, len(rows), length, prompt_of[rows], mask))
+        rectangles.append(Rectangle(start, len(rows), length, prompt_of[rows], mask, own[prompt_of[rows]]))
     return Packing(torch.cat(flat_ids), torch.cat(flat_positions), rectangles, index)
 
 

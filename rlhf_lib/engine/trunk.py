@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_lib.engine.packing import Packing, Rectangle
-from rlhf_lib.engine.weights import Adapters, Weights
+from rlhf_lib.engine.parts import Adapters, Reading
+from rlhf_lib.engine.weights import Weights
 
 Heads = Float[Tensor, "rows heads length d_head"]
 
@@ -25,15 +25,16 @@ class PackedAttention:
         q: Float[Tensor, "tokens heads d_head"],
         k: Float[Tensor, "tokens kv_heads d_head"],
         v: Float[Tensor, "tokens kv_heads d_head"],
+        reading: Reading,
     ) -> Float[Tensor, "tokens heads d_head"]:
         """What each token's query reads."""
-        prompts = self.packing.prompts
+        prompts, window = self.packing.prompts, reading.window
         prompt_k, prompt_v = in_rows(k, prompts), in_rows(v, prompts)
-        read = [attention(in_rows(q, prompts), prompt_k, prompt_v, prompts.mask)]
+        read = [attention(in_rows(q, prompts), prompt_k, prompt_v, prompts.mask_within(window, q.device), reading)]
         for part in self.packing.rectangles[1:]:
             keys = torch.cat([prompt_k.index_select(0, part.prompt_of), in_rows(k, part)], dim=2)
             values = torch.cat([prompt_v.index_select(0, part.prompt_of), in_rows(v, part)], dim=2)
-            read.append(attention(in_rows(q, part), keys, values, part.mask))
+            read.append(attention(in_rows(q, part), keys, values, part.mask_within(window, q.device), reading))
         return torch.cat([part.transpose(1, 2).flatten(0, 1) for part in read])
 
 
@@ -47,27 +48,26 @@ def attention(
     k: Float[Tensor, "rows kv_heads keys d_head"],
     v: Float[Tensor, "rows kv_heads keys d_head"],
     mask: Bool[Tensor, "rows 1 length keys"] | None,
+    reading: Reading,
 ) -> Heads:
-    """Scaled dot-product attention; heads that share keys and values stand below each other as more queries."""
+    """Attention of tokens over keys; heads that share keys and values stand below each other as more queries."""
     rows, heads, length, width = q.shape
     group = heads // k.shape[1]
     if group == 1:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return reading(q, k, v, mask, is_causal=mask is None)
     if mask is None:
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()[None, None]
     folded = q.reshape(rows, k.shape[1], group * length, width)
-    read = F.scaled_dot_product_attention(folded, k, v, attn_mask=mask.repeat(1, 1, group, 1))
-    return read.reshape(rows, heads, length, width)
+    return reading(folded, k, v, mask.repeat(1, 1, group, 1)).reshape(rows, heads, length, width)
 
 
 def run_trunk(
     weights: Weights, packing: Packing, adapters: Adapters, checkpoint_layers: bool = False
 ) -> Float[Tensor, "tokens width"]:
     """Every token's vector after the last norm, in the packing's order."""
-    x, rotation = weights.embed(packing.ids, packing.positions)
-    attend = PackedAttention(packing)
+    x, rotations = weights.embed(packing.ids, packing.positions)
+    attend, again = PackedAttention(packing), checkpoint_layers and torch.is_grad_enabled()
     for block in weights.blocks:
-        inputs = (block, x, attend, rotation, adapters)
-        again = checkpoint_layers and torch.is_grad_enabled()
-        x = checkpoint(weights.run_block, *inputs, use_reentrant=False) if again else weights.run_block(*inputs)
+        inputs = (x, attend, rotations, adapters)
+        x = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
     return weights.last_norm(x)

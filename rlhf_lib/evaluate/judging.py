@@ -25,11 +25,18 @@ class Evaluation:
     """Share of completions that were cut at gen_len."""
     votes: list[Hashable | None] = field(default_factory=list)
     """What each completion answers; None where nothing can be read."""
+    readings: dict[str, list[bool]] = field(default_factory=dict)
+    """Stricter and more lenient verdicts by name, where the task has them."""
 
     @property
     def accuracy(self) -> Accuracy:
         """The share of right answers."""
         return Accuracy.of(sum(self.correct), len(self.correct))
+
+    def table(self) -> list[tuple[str, Accuracy]]:
+        """The accuracy, and the share of every reading."""
+        shares = [(f"greedy, {name}", Accuracy.of(sum(right), len(right))) for name, right in self.readings.items()]
+        return [("greedy", self.accuracy), *shares]
 
     def by_style(self) -> dict[str, tuple[float, Accuracy]]:
         """Share of completions, and accuracy, of every style that occurs."""
@@ -62,7 +69,8 @@ def evaluate(
         cut += sum(not ended for ended in sampled.ended)
     correct, styles = task.is_correct(prompts, completions), [task.style_of(completion) for completion in completions]
     votes = [task.vote_of(completion) for completion in completions]
-    return Evaluation(prompts, completions, correct, styles, cut / len(completions), votes)
+    readings = task.readings(prompts, completions)
+    return Evaluation(prompts, completions, correct, styles, cut / len(completions), votes, readings)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def problem_rows(greedy: Evaluation, sampled: SampledEvaluation | None) -> list[
                 "completion": greedy.completions[i],
                 "correct": greedy.correct[i],
                 "read": None if greedy.votes[i] is None else str(greedy.votes[i]),
+                **{name: verdicts[i] for name, verdicts in greedy.readings.items()},
             },
         }
         if sampled is not None:

@@ -1,7 +1,8 @@
-"""Low-rank adapters: `adapter` has the mathematics and the hooks, `peft_format` the files, `sizing` the memory arithmetic."""
+"""Low-rank adapters: `adapter` has mathematics and hooks, `peft_format` and `elsewhere` the files, `sizing` the memory."""
 
 from rlhf_lib.lora.adapter import AdaptedMap, Lora, LoraHooks, find_maps
-from rlhf_lib.lora.peft_format import PeftNames, load_adapter, read_adapter_config, save_adapter
+from rlhf_lib.lora.elsewhere import load_adapter, read_adapter, read_adapter_config
+from rlhf_lib.lora.peft_format import PeftNames, save_adapter
 from rlhf_lib.lora.sizing import lora_parameter_count, training_bytes
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "find_maps",
     "load_adapter",
     "lora_parameter_count",
+    "read_adapter",
     "read_adapter_config",
     "save_adapter",
     "training_bytes",

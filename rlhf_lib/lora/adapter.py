@@ -133,13 +133,23 @@ class LoraHooks(nn.Module):
         bridge: the TransformerBridge to adapt; it is neither owned nor changed.
         rank, alpha: of every adapter; its output is scaled by alpha / rank.
         maps: which linear maps, of args.LORA_MAPS.
+        own: rank and alpha of each map by its name in the bridge, in place of `rank`, `alpha` and `maps`.
     """
 
-    def __init__(self, bridge: nn.Module, rank: int = 4, alpha: float = 32.0, maps: tuple[str, ...] = LORA_MAPS):
+    def __init__(
+        self,
+        bridge: nn.Module,
+        rank: int = 4,
+        alpha: float = 32.0,
+        maps: tuple[str, ...] = LORA_MAPS,
+        own: dict[str, tuple[int, float]] | None = None,
+    ):
         super().__init__()
         self.rank, self.alpha = rank, alpha
-        self.maps = find_maps(bridge, maps)
-        self.adapters = nn.ModuleDict({m.key: Lora(*m.shape, rank, alpha).to(m.weight.device) for m in self.maps})
+        found = find_maps(bridge, maps if own is None else LORA_MAPS)
+        self.maps = found if own is None else [m for m in found if m.bridge_name in own]
+        each = {m.bridge_name: (rank, alpha) for m in self.maps} if own is None else own
+        self.adapters = nn.ModuleDict({m.key: Lora(*m.shape, *each[m.bridge_name]).to(m.weight.device) for m in self.maps})
         self.is_merged = False
 
     @property

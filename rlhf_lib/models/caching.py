@@ -69,9 +69,9 @@ def pass_cache_by_any_name(bridge: nn.Module) -> None:
 def check_sampling(bridge: nn.Module) -> None:
     """The first time that a process samples from a model, each way: cached steps must be those of a pass without a cache.
 
-    Two short sequences, one padded on the left, are read token by token. The cache must hold every token, and the last logits
-    must equal an uncached pass, to 1e-3 of the largest in float32 and 0.05 in other formats. Where the engine samples, its
-    log-probability of the last of a few greedy tokens must be that of an uncached pass. Random numbers are not touched.
+    Two short sequences, one padded on the left, are read token by token. The cache must hold every token, and the logits of a
+    few cached steps must equal an uncached pass, to 1e-3 of the largest in float32 and 0.05 in other formats. Where the engine
+    samples, its log-probabilities of a few greedy tokens must be those of an uncached pass. Random numbers are not touched.
 
     Raises:
         InputError: they differ; what would be sampled is not the model.
@@ -103,14 +103,16 @@ def one_pass(hf: nn.Module, ids: Tensor, attention_mask: Tensor, **options: Any)
 
 def check_cached_steps(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: Int[Tensor, "2 tokens"]) -> None:
     """The model's own cached steps."""
-    name, cache, first = cache_name(hf), None, ids.shape[1] - PROBE_STEPS
+    name, cache, first, steps = cache_name(hf), None, ids.shape[1] - PROBE_STEPS, []
     for start, stop in [(0, first), *((t, t + 1) for t in range(first, ids.shape[1]))]:
         output = one_pass(hf, ids[:, start:stop], attention_mask[:, :stop], use_cache=True, **{name: cache})
         cache = getattr(output, name)
+        steps.append(output.logits[:, -1])
     held = cache.get_seq_length() if isinstance(cache, Cache) else 0
     if held != ids.shape[1]:
         raise wrong_sampling(hf, f"the cache holds {held} tokens after {ids.shape[1]} were read")
-    compare(hf, output.logits[:, -1], one_pass(hf, ids, attention_mask, use_cache=False).logits[:, -1])
+    whole = one_pass(hf, ids, attention_mask, use_cache=False).logits[:, first - 1 :]
+    compare(hf, torch.stack(steps, dim=1), whole, whole.abs().max())
 
 
 def check_engine(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: Int[Tensor, "2 tokens"]) -> None:
@@ -126,25 +128,34 @@ def check_engine(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: In
         return
     tokens, _, logprobs, _ = columns
     ids, attention_mask = torch.cat([ids, tokens], dim=1), torch.cat([attention_mask, torch.ones_like(tokens)], dim=1)
-    logits = one_pass(hf, ids, attention_mask, use_cache=False).logits[:, -2].float()
-    whole = logits.log_softmax(dim=-1).gather(1, tokens[:, -1:])[:, 0]
-    compare(hf, logprobs[:, -1], whole, logits.abs().max())
+    logits = one_pass(hf, ids, attention_mask, use_cache=False).logits[:, first - 1 : -1].float()
+    compare(hf, logprobs[..., None], logits.log_softmax(dim=-1).gather(2, tokens[..., None]), logits.abs().max())
 
 
-def largest_gap(
-    hf: nn.Module, got: Float[Tensor, "*shape"], expected: Float[Tensor, "*shape"], largest: Float[Tensor, ""] | None = None
+def gap_between(
+    hf: nn.Module,
+    got: Float[Tensor, "*positions numbers"],
+    expected: Float[Tensor, "*positions numbers"],
+    largest: Float[Tensor, ""],
 ) -> tuple[float, float]:
-    """How far two ways of computing the same are apart, and how far rounding may take them, by the `largest` logit."""
-    largest = expected.abs().max() if largest is None else largest
-    gap = (got.float() - expected.float()).abs().max()
+    """How far two ways of computing the same are apart, and how far rounding may take them, by the `largest` logit.
+
+    In float32 the worst position counts. In other formats the median does: at single positions of a text that makes no sense,
+    a model's logits in bfloat16 have nothing to do with its logits in float32.
+    """
+    gaps = (got.float() - expected.float()).abs().amax(dim=-1).flatten()
+    gap = gaps.max() if hf.dtype == torch.float32 else gaps.median()
     return gap.item(), ROUNDING.get(hf.dtype, COARSE_ROUNDING) * largest.item()
 
 
 def compare(
-    hf: nn.Module, cached: Float[Tensor, "*shape"], whole: Float[Tensor, "*shape"], largest: Float[Tensor, ""] | None = None
+    hf: nn.Module,
+    cached: Float[Tensor, "2 steps numbers"],
+    whole: Float[Tensor, "2 steps numbers"],
+    largest: Float[Tensor, ""],
 ) -> None:
     """Raise InputError where both differ by more than rounding."""
-    gap, allowed = largest_gap(hf, cached, whole, largest)
+    gap, allowed = gap_between(hf, cached, whole, largest)
     if not gap <= allowed:  # nan too
         raise wrong_sampling(hf, f"logits with the cache differ by {gap:.2g} from those without it, which may be {allowed:.2g}")
 

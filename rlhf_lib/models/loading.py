@@ -11,14 +11,14 @@ from typing import Any
 import torch
 import transformers
 from jaxtyping import Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from rlhf_lib.args import InputError
 from rlhf_lib.lora.fused import FusedMap, find_fused_maps, live
+from rlhf_lib.models import checkpoint
 from rlhf_lib.models.bridging import build_bridge
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -72,6 +72,7 @@ class LoadedBase:
     bridge: TransformerBridge
     tokenizer: PreTrainedTokenizerBase
     parameters: dict[str, nn.Parameter]
+    buffers: dict[str, Tensor]
     dropout: dict[str, float]
     fused: list[FusedMap]
 
@@ -101,20 +102,14 @@ def resolve_name(name_or_path: str | os.PathLike, what: str = "base_model") -> s
     return name
 
 
-def read_config(name: str) -> Any:
+def read_config(name: str, what: str) -> Any:
     """The model's configuration, checked to be a causal language model that TransformerBridge supports."""
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"base_model={name!r} is neither bundled ({', '.join(BUNDLED)}), nor a local directory, nor to be had from "
-            f"Hugging Face's hub ({first}); check the spelling and the connection"
-        ) from None
-    architectures = getattr(config, "architectures", None) or []
+    config = checkpoint.read_config(name, what)
+    named = getattr(config, "architectures", None)
+    architectures = [str(one) for one in named] if isinstance(named, list) else []
     if not any((a in SUPPORTED_ARCHITECTURES and "CausalLM" in a) or a == "GPT2LMHeadModel" for a in architectures):
         raise InputError(
-            f"base_model={name!r} has architecture {', '.join(architectures) or 'unknown'}; needed is a causal language model "
+            f"{what} has architecture {', '.join(architectures) or 'unknown'}; needed is a causal language model "
             f"that TransformerBridge supports ({len(SUPPORTED_ARCHITECTURES)} architectures, among them LlamaForCausalLM, "
             "GPT2LMHeadModel, GPTNeoForCausalLM, GPTNeoXForCausalLM and Qwen2ForCausalLM)"
         )
@@ -149,28 +144,26 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
     """Load a causal language model by bundled name, hub name or local directory, and build a bridge on it.
 
     Raises:
-        InputError: no such model, not supported by TransformerBridge, damaged weights, no tokenizer, or no such device.
+        InputError: no such model, not supported by TransformerBridge, damaged, with weights missing or too many, a tokenizer
+            that does not fit, code of its own, or no such device.
     """
-    where = resolve_device(device)
+    where, what = resolve_device(device), f"base_model={str(name_or_path)!r}"
     name = resolve_name(name_or_path)
     with quiet_transformers():
-        config = read_config(name)
+        config = read_config(name, what)
         dropout, numbers = remove_dropout(config), number_format(dtype, where)
-        try:
-            hf = AutoModelForCausalLM.from_pretrained(name, config=config, **numbers)
-            tokenizer = AutoTokenizer.from_pretrained(name)
-        except (OSError, ValueError, SafetensorError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"base_model={str(name_or_path)!r} cannot be loaded ({first}); its weights or tokenizer are missing or "
-                "damaged, get the model again"
-            ) from None
-        parameters = dict(hf.named_parameters())
+        hf, _ = checkpoint.read_model(AutoModelForCausalLM, name, what, config, **numbers)
+        tokenizer, own = (checkpoint.read_tokenizer(name, what) for _ in range(2))  # a bridge changes the one it is given
+        rows = hf.get_input_embeddings().weight.shape[0]
+        checkpoint.require_fitting_tokens(own, rows, what)
+        checkpoint.require_end_ids(hf.generation_config.eos_token_id, rows, what)
+        parameters, saved = dict(hf.named_parameters()), hf.state_dict()
+        buffers = {name: buffer for name, buffer in hf.named_buffers() if name in saved}
         bridge = build_bridge(name, hf, tokenizer, where)
         fused = find_fused_maps(bridge, parameters)
         if dtype != "4bit":  # quantised weights are where they are to be
             bridge.to(where, print_details=False)
-    return LoadedBase(str(name_or_path), bridge, AutoTokenizer.from_pretrained(name), parameters, dropout, fused)
+    return LoadedBase(str(name_or_path), bridge, own, parameters, buffers, dropout, fused)
 
 
 def end_token_ids(base: LoadedBase) -> list[int]:
@@ -184,7 +177,7 @@ def end_token_ids(base: LoadedBase) -> list[int]:
 def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
     """Write a Hugging Face directory (weights, configuration, tokenizer) of the bridge's current weights."""
     directory = Path(directory)
-    state = {name: parameter.detach().cpu().clone() for name, parameter in base.parameters.items()}
+    state = {name: tensor.detach().cpu().clone() for name, tensor in (base.parameters | base.buffers).items()}
     for fused in base.fused:
         for kind in ("weight", "bias"):
             if f"{fused.path}.{kind}" in state:

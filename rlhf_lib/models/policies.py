@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lib import parallel
 from rlhf_lib.args import LORA_MAPS, InputError
 from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, plain_formulas, tell_once
-from rlhf_lib.lora.adapter import LoraHooks
-from rlhf_lib.lora.peft_format import PeftNames, adapted_maps, load_adapter, read_adapter_config, save_adapter
-from rlhf_lib.models import loading
+from rlhf_lib.lora.adapter import LoraHooks, find_maps
+from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter, read_adapter_config
+from rlhf_lib.lora.peft_format import PeftNames, save_adapter
+from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.models.caching import check_sampling
 
 HEAD_FILE = "value_head.safetensors"
@@ -323,10 +323,12 @@ class WithValueHead(BridgedTransformer):
     def load_value_head(self, directory: str | os.PathLike) -> None:
         """Fill the value head from a directory that save_pretrained wrote."""
         file = Path(directory) / HEAD_FILE
-        try:
-            self.value_head.load_state_dict(load_file(file))
-        except (SafetensorError, FileNotFoundError, RuntimeError) as error:
-            raise InputError(f"{file} cannot be used ({str(error).splitlines()[0]}); save the model again") from None
+        with checkpoint.sound(str(file), "save the model again"):
+            found, own = load_file(file), self.value_head.state_dict()
+        both = found.keys() & own.keys()
+        mismatched = [(n, found[n].shape, own[n].shape) for n in sorted(both) if found[n].shape != own[n].shape]
+        checkpoint.require_all(str(file), own.keys() - both, found.keys() - both, mismatched)
+        self.value_head.load_state_dict(found)
 
 
 class TransformerWithValueHead(WithValueHead):
@@ -426,29 +428,62 @@ class TransformerWithLora(BridgedTransformer):
             return loading.save_base(self.base, directory)
 
     def load_adapter(self, directory: str | os.PathLike) -> None:
-        """Fill the adapters from a directory in PEFT's format."""
-        load_adapter(self.lora, self.peft_names, Path(directory))
+        """Fill the adapters from a directory in PEFT's format; it must have the maps, ranks and scales of this policy."""
+        load_adapter(self.lora, self.saved_adapter(directory), Path(directory))
+
+    def saved_adapter(self, directory: str | os.PathLike) -> SavedAdapter:
+        """The adapter in a directory, checked against this base model."""
+        return read_adapter(Path(directory), find_maps(self.base_model, LORA_MAPS), self.peft_names)
 
     @classmethod
     def from_adapter(
         cls, directory: str | os.PathLike, base_model: str | os.PathLike | None = None, **options: Any
     ) -> "TransformerWithLora":
-        """A model with the rank, alpha and weights of a saved adapter, on the base model that the adapter names."""
-        config = read_adapter_config(Path(directory))
-        name = str(base_model or config["base_model_name_or_path"])
-        if not Path(name).is_dir() and Path(name).name in loading.BUNDLED:
-            name = Path(name).name  # the bundled model, saved under another machine's path
-        model = cls(name, float(config["lora_alpha"]), config["r"], **options)
-        maps = adapted_maps(model.lora, model.peft_names, Path(directory))
-        if maps and "maps" not in options:
-            model.lora = LoraHooks(model.base_model, config["r"], float(config["lora_alpha"]), maps)
-        model.load_adapter(directory)
+        """A model with the maps, ranks, scales and weights of a saved adapter, on the base model that the adapter names."""
+        model = cls(base_model or base_of_adapter(directory), **options)
+        saved = model.saved_adapter(directory)
+        own = {name: (one.rank, one.alpha) for name, one in saved.maps.items()}
+        model.lora = LoraHooks(model.base_model, saved.rank, saved.alpha, own=own)
+        load_adapter(model.lora, saved, Path(directory))
         return model
+
+    def frozen_policy(self) -> "FrozenPolicy":
+        """The policy as it is now: a reference that stays, on the same base model."""
+        return FrozenPolicy(self)
 
     @property
     def peft_names(self) -> PeftNames:
         """The translation between our maps and Hugging Face's module paths."""
         return PeftNames(self.base.parameters, self.base.fused)
+
+
+class FrozenPolicy(TransformerWithLora):
+    """A policy as it was, whose adapters are copied and whose base model is shared; its plain call is that policy."""
+
+    def __init__(self, policy: TransformerWithLora):
+        nn.Module.__init__(self)
+        self.base, self.base_model, self.tokenizer = policy.base, policy.base_model, policy.tokenizer
+        self.end_ids, self.pass_options = policy.end_ids, policy.pass_options
+        own = {m.bridge_name: (policy.lora.adapters[m.key].rank, policy.lora.adapters[m.key].alpha) for m in policy.lora.maps}
+        self.lora = LoraHooks(self.base_model, policy.lora.rank, policy.lora.alpha, own=own)
+        self.lora.load_state_dict(policy.lora.state_dict())
+        self.lora.requires_grad_(False)
+        self.shares_with = (policy,)  # in a tuple, so that it is no module of this one
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"] | None = None,
+        *,
+        logits_to_keep: int | None = None,
+    ) -> Float[Tensor, "batch kept vocab"]:
+        """Logits of the frozen policy in float32."""
+        return self.forward_with_value_head(ids, attention_mask, logits_to_keep=logits_to_keep)[0]
+
+    def refuse_if_merged(self, what: str) -> None:
+        """Raise if adapters are merged into the base model, its own or those of the policy that shares it."""
+        super().refuse_if_merged(what)
+        self.shares_with[0].refuse_if_merged(what)
 
 
 class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
@@ -472,10 +507,18 @@ class TransformerWithValueHeadLora(WithValueHead, TransformerWithLora):
             self.add_value_head()
 
 
+def base_of_adapter(directory: str | os.PathLike) -> str:
+    """The base model that an adapter names; the bundled one by its name, wherever it lay when the adapter was saved."""
+    name = str(read_adapter_config(Path(directory)).get("base_model_name_or_path") or "")
+    if not name:
+        raise InputError(f"{directory} does not say what its base model is; give base_model")
+    is_bundled = not Path(name).is_dir() and Path(name).name in loading.BUNDLED
+    return Path(name).name if is_bundled or Path(name) in loading.BUNDLED.values() else name
+
+
 def load_policy(directory: str | os.PathLike, device: str = "auto", dtype: str = "float32") -> BridgedTransformer:
     """The policy that a run saved: an adapter on its base model, or a whole model."""
-    config = Path(directory) / "config.json"
-    if config.is_file() and "reward_kind" in config.read_text():
+    if "reward_kind" in checkpoint.read_settings(Path(directory) / "config.json", str(directory)):
         raise InputError(f"{directory} is a reward model, which writes no answers; give it as --reward-model {directory}")
     if (Path(directory) / "adapter_config.json").is_file():
         return TransformerWithLora.from_adapter(directory, device=device, dtype=dtype)

@@ -6,15 +6,35 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lib.args import InputError
-from rlhf_lib.models import loading
+from rlhf_lib.args import InputError, require
+from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.preferences import pool_last_real_token
 
 DEFAULT = "distilroberta-base"
+
+
+def read_classifier(name: str, what: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
+    """A sequence classifier with one output, its tokenizer, and whether the checkpoint has its head.
+
+    A model of another kind may get a new head, with random weights; one that was saved as a classifier has its own.
+    """
+    with loading.quiet_transformers():
+        config = checkpoint.read_config(name, what, num_labels=1)
+        longest = getattr(config, "reward_longest", None)
+        require(
+            longest is None or (type(longest) is int and longest > 0),
+            f"{what}: config.json has reward_longest={longest!r}, which must be a whole number above 0; get the model again",
+        )
+        is_classifier = any("SequenceClassification" in str(named) for named in config.architectures or [])
+        model, new = checkpoint.read_model(
+            AutoModelForSequenceClassification, name, what, config, new_head=not is_classifier, dtype=torch.float32
+        )
+        tokenizer = checkpoint.read_tokenizer(name, what)
+    checkpoint.require_fitting_tokens(tokenizer, model.get_input_embeddings().weight.shape[0], what)
+    return model, tokenizer, not new
 
 
 class RewardModel(nn.Module):
@@ -30,31 +50,19 @@ class RewardModel(nn.Module):
         longest: most tokens, unless the model was saved with a limit; longer texts lose the beginning of the question.
 
     Raises:
-        InputError: no such model, or one that has no classifier in transformers.
+        InputError: no such model, one that has no classifier in transformers, or one whose weights are not all there.
     """
 
     def __init__(self, name_or_path: str | os.PathLike = DEFAULT, *, device: str = "auto", longest: int = 512):
         super().__init__()
         where, name = loading.resolve_device(device), loading.resolve_name(name_or_path, "reward model")
-        with loading.quiet_transformers():
-            try:
-                self.model, loaded = AutoModelForSequenceClassification.from_pretrained(
-                    name, num_labels=1, dtype=torch.float32, output_loading_info=True
-                )
-                self.tokenizer = AutoTokenizer.from_pretrained(name)
-            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise InputError(
-                    f"reward model {str(name_or_path)!r} cannot be loaded ({first}); give the directory of a run of `rlhf "
-                    f"train reward-model` (its model/), a local classifier, or a name on the hub such as {DEFAULT}"
-                ) from None
+        self.model, self.tokenizer, self.is_trained = read_classifier(name, f"reward model {str(name_or_path)!r}")
         self.model.to(where)
         self.is_causal = hasattr(self.model, "score")
         positions = getattr(self.model.config, "max_position_embeddings", longest)
         saved = getattr(self.model.config, "reward_longest", None)
         self.longest = min(longest if saved is None else saved, positions - 2)  # RoBERTa's positions begin at 2
         self.model.config.reward_longest = self.longest
-        self.is_trained = not loaded["missing_keys"]
         self.eval()
 
     @property

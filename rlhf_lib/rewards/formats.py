@@ -60,6 +60,11 @@ def multiline_format_reward(prompts: list, completions: list, **columns: Any) ->
     return [0.5 if MULTILINE.fullmatch(text_of(completion)) else 0.0 for completion in completions]
 
 
+def is_well_formed(text: str) -> bool:
+    """Whether a text is the format, from its first line to its last, with each of TAGS once: what evaluation reports."""
+    return MULTILINE.fullmatch(text) is not None and all(text.count(tag) == 1 for tag in TAGS)
+
+
 def soft_format_reward(prompts: list, completions: list, **columns: Any) -> list[float]:
     """0.5 where the completion begins with reasoning and answer in their tags, whatever the lines, else 0; more may follow."""
     return [0.5 if SOFT.match(text_of(completion)) else 0.0 for completion in completions]

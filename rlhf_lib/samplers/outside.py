@@ -79,7 +79,7 @@ class OutsideSampler(ABC):
             mask=decoded.mask,
             logprobs=decoded.logprobs,
             sampler_logprobs=decoded.sampler_logprobs,
-            completions=decode_texts(model.tokenizer, decoded),
+            completions=decode_texts(model.tokenizer, ids, attention_mask, decoded, end_ids),
         )
         if top_k or top_p:
             sampled.logprobs = scored(model, sampled, temperature)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lib.args import InputError
+from rlhf_lib.tasks.chat import render_chat
 
 CHAT_SYSTEM = "Solve the problem step by step. End with the answer on a line of its own: #### and the answer."
 XML_SYSTEM = """Respond in the following format:
@@ -56,44 +57,60 @@ def build_few_shot_prompt(question: str, examples: list[tuple[str, str]], room: 
     return "".join(shots) + asked
 
 
-def build_chat_prompt(question: str, examples: list[tuple[str, str]], room: int, tokenizer: Any, system: str) -> str:
+def build_chat_prompt(
+    question: str,
+    examples: list[tuple[str, str]],
+    room: int,
+    tokenizer: Any,
+    system: str,
+    arguments: dict[str, Any] | None = None,
+) -> str:
     """The tokenizer's chat template of a system prompt, worked examples as earlier turns, and the question.
 
-    Examples are left out from the front until the prompt has at most `room` tokens. A template that knows no system role
-    (Gemma's) gets the system prompt at the head of the first user turn.
+    Examples are left out from the front until the prompt has at most `room` tokens. `arguments` are the template's own, such as
+    {"enable_thinking": False}. Where the system prompt goes, and what is refused: see chat.render_chat.
     """
 
-    def text(shots: list[tuple[str, str]], with_role: bool = True) -> str:
+    def text(shots: list[tuple[str, str]]) -> str:
         turns = [turn for q, s in shots for turn in ({"role": "user", "content": q}, {"role": "assistant", "content": s})]
-        turns.append({"role": "user", "content": question})
-        if with_role:
-            turns.insert(0, {"role": "system", "content": system})
-        else:
-            turns[0] = {"role": "user", "content": f"{system}\n\n{turns[0]['content']}"}
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return render_chat(tokenizer, [*turns, {"role": "user", "content": question}], system, arguments or {})
 
-    try:
-        text([])
-        with_role = True
-    except Exception:  # templates raise jinja's own error for roles they do not know
-        with_role = False
-    shots = list(examples)
-    while shots and len(tokenizer(text(shots, with_role), add_special_tokens=False)["input_ids"]) > room:
+    shots, prompt = list(examples), text(examples)
+    while shots and len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > room:
         shots = shots[1:]
-    return text(shots, with_role)
+        prompt = text(shots)
+    return prompt
 
 
-def build_prompt(question: str, examples: list[tuple[str, str]], style: str, room: int, tokenizer: Any) -> str:
-    """The prompt of a question in a style of args.PromptStyle; `tokenizer` may be None where no chat template is asked for."""
+def build_prompt(
+    question: str,
+    examples: list[tuple[str, str]],
+    style: str,
+    room: int,
+    tokenizer: Any,
+    *,
+    system: str | None = None,
+    arguments: dict[str, Any] | None = None,
+) -> str:
+    """The prompt of a question in a style of args.PromptStyle; `tokenizer` may be None where no chat template is asked for.
+
+    `system` takes the place of the style's own instructions (CHAT_SYSTEM, XML_SYSTEM); `arguments` are the chat template's.
+    """
     has_template = getattr(tokenizer, "chat_template", None) is not None
     if style == "chat" and not has_template:
         raise InputError(
             "prompt_style='chat' needs a tokenizer with a chat template and this model's has none; use plain or xml, or an "
             "instruction-tuned model"
         )
+    told = (CHAT_SYSTEM if style == "chat" else XML_SYSTEM) if system is None else system
     if style == "chat" or (style == "xml" and has_template):
-        return build_chat_prompt(question, examples, room, tokenizer, CHAT_SYSTEM if style == "chat" else XML_SYSTEM)
-    head = f"{XML_SYSTEM}\n\n" if style == "xml" else ""
+        return build_chat_prompt(question, examples, room, tokenizer, told, arguments)
+    if arguments:
+        raise InputError(
+            f"template_args {', '.join(arguments)} are for a chat template, which prompt_style={style!r} "
+            f"{'of a model without one ' if style == 'xml' else ''}does not use; leave them out"
+        )
+    head = f"{told}\n\n" if style == "xml" and told else ""
 
     def count(text: str) -> int:
         return 0 if tokenizer is None else len(tokenizer(head + text, add_special_tokens=False)["input_ids"])

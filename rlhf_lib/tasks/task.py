@@ -64,6 +64,10 @@ class Task(ABC):
         """Which completions give the right answer."""
         raise InputError(f"task={self.name} has no right answers to evaluate; use --task pocket")
 
+    def readings(self, prompts: Prompts, completions: list[str]) -> dict[str, list[bool]]:
+        """Stricter and more lenient verdicts than `is_correct`, by name; none where the task knows of no such thing."""
+        return {}
+
     def style_of(self, completion: str) -> str | None:
         """The manner of an answer, for reporting shares; None where the task knows of no such thing."""
         return None

@@ -8,6 +8,8 @@ from typing import Any
 
 from rlhf_lib.args import InputError, PromptArgs, require
 from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer, parse_number
+from rlhf_lib.rewards.answers import extract_hashes, is_option
+from rlhf_lib.rewards.formats import is_well_formed
 from rlhf_lib.tasks.data_files import Row, load_splits
 from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
 from rlhf_lib.tasks.task import Prompts, Task
@@ -19,7 +21,7 @@ class WordProblemTask(Task):
     """Subclass with `name`, `hub_name` and `read`; see Gsm8kTask. Splits are kept apart: nothing trains on the test split.
 
     Args:
-        args: data, prompt_style, few_shot.
+        args: data, prompt_style, system_prompt, template_args, few_shot.
         tokenizer: of the model; needed by chat templates, and to keep prompts within the context.
         room: most tokens of a prompt; None: no limit.
     """
@@ -86,9 +88,10 @@ class WordProblemTask(Task):
 
     def prompt(self, problem: WordProblem) -> str:
         """The prompt of a problem; it never holds the problem itself as an example."""
-        style = self.args.prompt_style
+        args, style = self.args, self.args.prompt_style
         shots = [(shot.question, solution_text(shot, style)) for shot in self.examples if shot.question != problem.question]
-        return build_prompt(problem.question, shots, style, self.room or 10**9, self.tokenizer)
+        told = {"system": args.system_prompt, "arguments": args.template_arguments}
+        return build_prompt(problem.question, shots, style, self.room or 10**9, self.tokenizer, **told)
 
     def examples_in(self, prompts: Prompts) -> list[int]:
         """How many of the worked examples each prompt had room for."""
@@ -143,15 +146,45 @@ class WordProblemTask(Task):
         if self.fits(prompt):
             return prompt
         ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return self.tokenizer.decode(ids[2 - self.room :])  # two less: decoding and encoding again may add a token
+        return self.tokenizer.decode(
+            ids[2 - self.room :], clean_up_tokenization_spaces=False
+        )  # two less: decoding and encoding again may add a token
+
+    @cached_property
+    def spaces_texts(self) -> bool:
+        """Whether the tokenizer puts a space before every text, as SentencePiece does."""
+        if self.tokenizer is None:
+            return False
+        one = self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        return self.tokenizer.decode(one + one, clean_up_tokenization_spaces=False) == "a a"
 
     def cut(self, completion: str) -> str:
-        """What of a completion is its answer."""
-        return cut_at_next_question(completion)
+        """What of a completion is its answer.
+
+        The space before it is the tokenizer's where that puts one before every text: formats begin without it, and an answer
+        that is tokenised again gets it again.
+        """
+        answer = cut_at_next_question(completion)
+        return answer.removeprefix(" ") if self.spaces_texts else answer
 
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""
         return [answers_match(self.cut(c), a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
+
+    def readings(self, prompts: Prompts, completions: list[str]) -> dict[str, list[bool]]:
+        """Every completion read three ways, as harnesses report them.
+
+        well-formed: it follows the prompt style's format (xml: the tags once each and nothing around them; else an answer after
+        ####). strict: it does, and the answer that stands there is right. lenient: strict, or its last number is right (last
+        letter, of multiple choice), wherever it stands.
+        """
+        xml, texts, answers = self.args.prompt_style == "xml", [self.cut(c) for c in completions], prompts.columns["answer"]
+        formed = [is_well_formed(text) if xml else extract_hashes(text) is not None for text in texts]
+        place = "xml" if xml else "hashes"
+        strict = [f and answers_match(t, a, place) for f, t, a in zip(formed, texts, answers, strict=True)]
+        last = [answers_match(t, a, "letter" if is_option(a) else "last") for t, a in zip(texts, answers, strict=True)]
+        lenient = [s or right for s, right in zip(strict, last, strict=True)]
+        return {"strict": strict, "lenient": lenient, "well-formed": formed}
 
     def vote_of(self, completion: str) -> Any:
         """What the completion answers, for voting."""

@@ -26,7 +26,7 @@ from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
 from rlhf_lib.samplers import sampler_of
 from rlhf_lib.tasks import Prompts, Task, task_of
-from rlhf_lib.trainers.trainer import Trainer
+from rlhf_lib.trainers.trainer import Trainer, go_on_from
 
 
 class RLHFTrainer(Trainer):
@@ -285,19 +285,19 @@ class LoraTrainer(RLHFTrainer):
     """The completions that the phase learns from, with the sampler's log-probabilities."""
 
     def build_models(self) -> tuple[Any, Any]:
-        """The adapted policy, whose plain call is the reference."""
+        """The adapted policy, and as reference its plain call, or the adapter that it goes on from."""
         args = self.args
-        model = TransformerWithValueHeadLora.from_pretrained(
-            args.base_model,
-            args.lora_alpha,
-            args.lora_rank,
-            use_value_head=self.use_value_head,
-            maps=args.lora_maps,
-            device=args.device,
-            dtype=args.dtype,
-        )
+        options = {"use_value_head": self.use_value_head, "device": args.device, "dtype": args.dtype}
+        if args.adapter is None:
+            model = TransformerWithValueHeadLora.from_pretrained(
+                args.base_model, args.lora_alpha, args.lora_rank, maps=args.lora_maps, **options
+            )
+        else:
+            model = go_on_from(TransformerWithValueHeadLora, args, **options)
+        keeps_adapter = args.adapter is not None and args.reference == "adapter"
+        reference = model.frozen_policy() if keeps_adapter else model
         model.sampler = sampler_of(args, model)
-        return model, model
+        return model, reference
 
     def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
         """The same as of every trainer, and the rollout is kept."""

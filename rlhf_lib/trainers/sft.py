@@ -17,7 +17,7 @@ from rlhf_lib.rollouts import end_ids_of, rollout
 from rlhf_lib.runs import Run
 from rlhf_lib.supervised import SupervisedBatch, calc_sft_loss, collate_examples, encode_example
 from rlhf_lib.tasks import Prompts, Task, task_of
-from rlhf_lib.trainers.trainer import Trainer
+from rlhf_lib.trainers.trainer import Trainer, go_on_from
 
 Example = tuple[list[int], list[int]]
 
@@ -83,9 +83,11 @@ class SftTrainer(Trainer):
         self.scheduler = LambdaLR(self.optimizer, lambda step: warmup_then_decay(step, steps, args.warmup_share))
 
     def build_model(self) -> BridgedTransformer:
-        """The policy: with adapters if args.lora_rank is given, else with every weight trained."""
+        """The policy: with adapters if args.lora_rank or args.adapter is given, else with every weight trained."""
         args = self.args
         where: dict[str, Any] = {"device": args.device, "dtype": args.dtype}
+        if args.adapter is not None:
+            return go_on_from(TransformerWithLora, args, **where)
         if args.lora_rank is None:
             return BridgedTransformer(args.base_model, **where)
         return TransformerWithLora(args.base_model, args.lora_alpha, args.lora_rank, maps=args.lora_maps, **where)

@@ -2,7 +2,9 @@
 
 import time
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from rlhf_lib import parallel
 from rlhf_lib.args import InputError, RLHFArgs, TrainingArgs
 from rlhf_lib.engine import PassOptions
 from rlhf_lib.evaluate import Accuracy, evaluate
+from rlhf_lib.models import base_of_adapter
+from rlhf_lib.models.policies import HEAD_FILE
 from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory
 from rlhf_lib.tasks import Task
 
@@ -22,6 +26,24 @@ COARSE_SAMPLER_GAP = 0.5  # in other number formats, where merged weights are ro
 
 class TrainingDiverged(InputError):
     """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
+
+
+def go_on_from(cls: Any, args: Any, **options: Any) -> Any:
+    """The policy of args.adapter, on the base model that the adapter names; the value head beside it too, where there is one.
+
+    Raises:
+        InputError: args.base_model is not left at its default, and another than that.
+    """
+    named, given = base_of_adapter(args.adapter), str(args.base_model)
+    default = next(field.default for field in fields(args) if field.name == "base_model")
+    if given not in (named, default) and Path(given).expanduser().resolve() != Path(named).expanduser().resolve():
+        raise InputError(
+            f"base_model={given!r}, and adapter={args.adapter!r} was made for {named}; leave base_model out, or give {named}"
+        )
+    model = cls.from_adapter(args.adapter, named, **options)
+    if getattr(model, "value_head", None) is not None and (Path(args.adapter) / HEAD_FILE).is_file():
+        model.load_value_head(args.adapter)
+    return model
 
 
 class ModelInUse:

@@ -2,17 +2,20 @@
 
 import os
 import shutil
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-install_import_hook("rlhf_lib", "beartype.beartype")
+install_import_hook("rlhf_lib", "shape_checks.beartype_once")
 
 import pytest
 import torch
 
 from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
+
+from .deprecations import DeprecatedCalls
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("RLHF_SHARED", ROOT.parent / "shared"))
@@ -238,6 +241,15 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def deprecated_calls(monkeypatch):
+    """Every deprecated call of ours that a test leads to; one is an error."""
+    found = DeprecatedCalls()
+    monkeypatch.setattr(warnings, "showwarning", found)
+    yield found
+    assert not found, "deprecated: " + "; ".join(found)
+
+
 def pytest_collection_modifyitems(items):
     # the slowest first, so that both processes end together
     items.sort(key=lambda item: "test_course_checkers" not in item.nodeid)
@@ -247,5 +259,5 @@ def pytest_collection_modifyitems(items):
     }
     for item in items:
         for marker, reason in lacking.items():
-            if marker in item.keywords and reason:
+            if reason and item.get_closest_marker(marker):  # keywords hold parameters too, such as "vllm"
                 item.add_marker(pytest.mark.skip(reason=reason))

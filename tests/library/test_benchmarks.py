@@ -371,3 +371,59 @@ def test_utilisation(main):
     result, _ = main("utilisation", *words)
     assert 0 < result["utilisation_computed"] <= result["utilisation"]  # sharing prompts counts as use
     assert result["teraflops_needed"] >= result["teraflops_computed"] > 0
+
+
+class TestSmolLM2:
+    """The script on a tiny random model with a chat template, its commands run in this process."""
+
+    @pytest.fixture
+    def words(self, model_dirs, tmp_path, monkeypatch):
+        """A script whose runs and results are small, and what it is called with."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from rlhf_lib import cli
+
+        model = AutoModelForCausalLM.from_pretrained(model_dirs["llama"])
+        model.config.max_position_embeddings = 1024
+        model.save_pretrained(tmp_path / "Tiny")
+        AutoTokenizer.from_pretrained(model_dirs["llama"]).save_pretrained(tmp_path / "Tiny")
+        row = {"Question": "How many?", "Equation": "( 4.0 - 3.0 )", "Answer": 1.0}
+        rows = [{**row, "Body": f"Dan had {i}"} for i in range(24)]
+        for split in ("train", "test"):
+            (tmp_path / "data").mkdir(exist_ok=True)
+            (tmp_path / "data" / f"{split}.json").write_text(json.dumps(rows))
+        script = import_module("smollm2")
+        small = {"dtype": "float32", "gen-len": 4, "batch-size": 4, "group-size": 2, "num-minibatches": 1, "warmup-steps": 0}
+        monkeypatch.setattr(script, "TRAINING", {**script.TRAINING, **small, "base-lr": 0.1})
+        monkeypatch.setattr(script, "JUDGING", {**script.JUDGING, "dtype": "float32", "gen-len": 4})
+        monkeypatch.setattr(script, "RESULTS", tmp_path)
+        self.calls = []
+
+        def run(command, options, flags=(), **environment):
+            self.calls.append((command, *flags))
+            given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+            assert cli.main([*command.split(), *given, *flags, "--device", "cpu"]) == 0
+
+        monkeypatch.setattr(script, "rlhf", run)
+        sizes = ("--phases", "2", "--problems", "4", "--threads", "1", "--note", "A trial.")
+        return ["--base-model", str(tmp_path / "Tiny"), "--data", str(tmp_path / "data"), "--runs", str(tmp_path / "r"), *sizes]
+
+    def test_the_whole(self, words, tmp_path, capsys):
+        pytest.importorskip("peft")
+        script = import_module("smollm2")
+        script.main(words)
+        assert self.calls == [("eval",), ("train grpo",), ("eval",)]
+        result = json.loads((tmp_path / "smollm2.json").read_text())
+        assert len(result["curves"]) == result["phases"] == 2
+        assert result["peft"]["equal"] == result["peft"]["prompts"] == 4
+        assert str(tmp_path) not in json.dumps(result)
+        assert set(script.MEASURES) < set(result["before"]) == set(result["after"])
+        text = (tmp_path / "smollm2.md").read_text()
+        assert text.startswith("Tiny, GRPO on SVAMP: 8 completions")
+        assert text.endswith("Under peft 4 of 4 greedy completions equal ours, to the letter. A trial.\n")
+        assert (tmp_path / "smollm2.png").stat().st_size > 10_000
+        before, after = (script.lines(tmp_path / "r" / when / "problems.jsonl") for when in ("before", "after"))
+        assert [row["greedy"]["completion"] for row in before] != [row["greedy"]["completion"] for row in after]
+        (tmp_path / "r" / "grpo" / "summary.json").unlink()
+        script.main(words)  # runs nothing again, and resumes what was not finished
+        assert self.calls[3:] == [("train grpo", "--resume")]

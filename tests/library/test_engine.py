@@ -18,15 +18,17 @@ from rlhf_lib.objectives import calc_kl_penalty, token_entropy, token_kl
 from rlhf_lib.rollouts import get_logprobs, rollout
 
 from .conftest import tiny_config
+from .supported_models import Case
 
-COVERED = ("llama", "llama_ungrouped", "gpt2", "gpt_neox", "qwen2")
+VARIANTS = ("qwen3", "gemma2", "gemma3_text", "phi3, grouped", "olmo3")  # windows, norms, caps; the rest: supported_models
+COVERED = ("llama", "llama_ungrouped", "gpt2", "gpt_neox", "qwen2", *VARIANTS)
 PROMPTS = ["Question: Anna has 3 apples.", "2+2=", "Question: Ben has"] * 2 + ["2+2=", "2+2="]
 GEN = 10
 
 
 @pytest.fixture(scope="module")
 def directories(model_dirs, tokenizer, tmp_path_factory):
-    """The architectures, and a Llama in which every head has keys of its own."""
+    """The architectures, and a Llama in which every head has keys of its own; windows are shorter than prompts."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(9)
@@ -34,7 +36,8 @@ def directories(model_dirs, tokenizer, tmp_path_factory):
     config.num_key_value_heads = config.num_attention_heads
     AutoModelForCausalLM.from_config(config).save_pretrained(own)
     tokenizer.save_pretrained(own)
-    return {**model_dirs, "llama_ungrouped": own}
+    root = tmp_path_factory.mktemp("variants")
+    return {**model_dirs, "llama_ungrouped": own, **{name: Case.make(name, root).directory for name in (*VARIANTS, "granite")}}
 
 
 @pytest.fixture(params=COVERED)
@@ -259,9 +262,9 @@ class TestScoringWhatWasSampled:
 class TestNumbersOverTheVocabulary:
     """Log-probability, entropy, KL of deferred logits, at once and in chunks, against the plain formulas on ordinary ones."""
 
-    @pytest.fixture
-    def case(self, directories):
-        model = TransformerWithLora.from_pretrained(directories["llama"], rank=3, device="cpu")
+    @pytest.fixture(params=["llama", "gemma2", "granite"])  # the last two cap logits, or divide them
+    def case(self, request, directories):
+        model = TransformerWithLora.from_pretrained(directories[request.param], rank=3, device="cpu")
         ids, attention, mask = shortened(sampled_with(model))
         for adapter in model.lora.adapters.values():
             torch.nn.init.normal_(adapter.B, std=0.05)
@@ -287,7 +290,7 @@ class TestNumbersOverTheVocabulary:
         with plain_formulas():
             plain = self.figures(case, temperature)
         for a, b in zip(fast, plain, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(a, b, atol=5e-5, rtol=1e-4)
 
     @pytest.mark.parametrize("temperature", [1.0, 0.6])
     def test_in_chunks(self, case, chunky, temperature):
@@ -295,7 +298,7 @@ class TestNumbersOverTheVocabulary:
         with plain_formulas():
             plain = self.figures(case, temperature)
         for a, b in zip(fast, plain, strict=True):
-            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(a, b, atol=5e-5, rtol=1e-4)
 
     def test_chunks_reach_a_trained_unembedding(self, directories, chunky):
         model = TransformerWithValueHead(directories["gpt_neox"], device="cpu")

@@ -1,6 +1,7 @@
 """GSM8K from end to end by the commands that the README lists, on a tiny random GPT-Neo and a tiny random RoBERTa, offline."""
 
 import json
+import shutil
 
 import pytest
 
@@ -33,8 +34,13 @@ def summary(tmp_path, name):
     return json.loads((tmp_path / name / "summary.json").read_text())
 
 
-def test_few_shot(run):
-    assert "greedy" in run("eval", *FEW, "--problems", 3, "--few-shot", 2)
+def test_few_shot(run, tmp_path):
+    out = run("eval", *FEW, "--problems", 3, "--few-shot", 2, "--output-dir", "judged")
+    measures = {"greedy", "greedy, strict", "greedy, lenient", "greedy, well-formed"}
+    assert set(json.loads((tmp_path / "judged" / "results.json").read_text())["results"]) == measures
+    assert all(f"| {measure} " in out for measure in measures)
+    row = json.loads((tmp_path / "judged" / "problems.jsonl").read_text().splitlines()[0])
+    assert row["greedy"]["strict"] is row["greedy"]["well-formed"] is False
 
 
 def test_sft_with_adapters_then_sample(run, tmp_path):
@@ -96,11 +102,45 @@ def test_vote(run, tmp_path):
 
 
 def test_recipes_for_a_gpu_are_whole():
-    """Every recipe parses into its algorithm's arguments."""
-    from rlhf_lib.recipes import RECIPES, recipe
+    """Every recipe is its algorithm's alone, parses into its arguments, and is for the task in its name."""
+    from rlhf_lib.recipes import RECIPES, recipe, recipe_names
 
-    found = sorted(RECIPES.glob("*.json"))
-    for file in found:
-        algorithm, _, task = file.stem.rpartition("-")
-        assert recipe(cli.ALGORITHMS[algorithm], file.stem).task == task
-    assert {file.stem.rpartition("-")[2] for file in found} == {"pocket", "gsm8k"}
+    named = [(algorithm, name) for algorithm in cli.ALGORITHMS for name in recipe_names(algorithm)]
+    assert sorted(name for _, name in named) == sorted(file.stem for file in RECIPES.glob("*.json"))
+    for algorithm, name in named:
+        task = name.removeprefix(f"{algorithm}-").partition("-")[0]
+        assert recipe(cli.ALGORITHMS[algorithm], name).task == task
+
+
+@pytest.fixture
+def thinker(neo_dir, tmp_path):
+    """The tiny model with a chat template like Qwen3's, which asks for thinking unless told not to."""
+    from transformers import AutoTokenizer
+
+    shutil.copytree(neo_dir, tmp_path / "thinker")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "thinker")
+    thinks = "{% if enable_thinking is defined and enable_thinking is false %}[no thinking]{% else %}[think]{% endif %}"
+    tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}" + thinks
+    tokenizer.save_pretrained(tmp_path / "thinker")
+    return tmp_path / "thinker"
+
+
+@pytest.mark.parametrize(("name", "sign"), [("grpo-gsm8k-qwen3", "[no thinking]"), ("grpo-gsm8k-smollm2", "[think]")])
+def test_a_recipe_by_name(name, sign, run, tmp_path, thinker):
+    """--recipe NAME gives its values, which flags then override; a tiny model stands in for the recipe's."""
+    small = [*TRAIN, *PHASES, "--group-size", 4, "--lora-rank", 2]
+    run("train", "grpo", "--recipe", name, *small, "--output-dir", "out", base_model=thinker)
+    args = json.loads((tmp_path / "out" / "args.json").read_text())
+    assert (args["task"], args["prompt_style"], args["kl_coef"], args["lora_rank"]) == ("gsm8k", "xml", 0.04, 2)
+    sample = json.loads((tmp_path / "out" / "samples.jsonl").read_text().splitlines()[0])
+    assert sample["prompt"].endswith(sign)
+    assert sample["prompt"].count("</answer>") == (2 if args["few_shot"] else 1)
+
+
+def test_a_recipe_of_another_algorithm_is_refused():
+    from rlhf_lib.args import InputError
+    from rlhf_lib.recipes import recipe_file
+
+    for name in ("ppo-lora-gsm8k", "grpo-gsm8k-qwen3", "gsm8k"):
+        with pytest.raises(InputError, match=r"nor a recipe for ppo; those are ppo-gsm8k, ppo-pocket$"):
+            recipe_file(name, "ppo")

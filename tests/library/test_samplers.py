@@ -54,6 +54,7 @@ class TestWhatVllmIsTold:
         make("grpo", sampler="vllm", sampler_memory=0.4, seed=7)
         assert calls.options == {
             "model": str(model_dirs["llama"]),
+            "trust_remote_code": False,
             "dtype": "float32",
             "enable_lora": True,
             "max_loras": 1,

@@ -28,18 +28,32 @@ def arithmetic(monkeypatch):
     return arithmetic
 
 
-@pytest.fixture
-def entry(arithmetic):
-    """A small Qwen2 among the models."""
-    return arithmetic.Model("small", 2, 128, 8, 2, 320, 512, True)
+ARCHITECTURES = {  # what a small model of each has, by arithmetic.Model's fields
+    "llama": {},
+    "qwen2": {"has_bias": True},
+    "qwen3": {"head_width": 32, "has_head_norms": True},  # heads are wider together than the model
+}
 
 
 @pytest.fixture
-def directory(entry, tmp_path, tokenizer):
+def kind():
+    """The architecture; a test that is about several names them."""
+    return "qwen2"
+
+
+@pytest.fixture
+def entry(arithmetic, kind):
+    """A small model among the models."""
+    return arithmetic.Model("small", "", 2, 128, 8, 2, 320, 512, **ARCHITECTURES[kind])
+
+
+@pytest.fixture
+def directory(entry, kind, tmp_path, tokenizer):
     """The same as a Hugging Face directory."""
-    from transformers import AutoModelForCausalLM, Qwen2Config
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = Qwen2Config(
+    config = AutoConfig.for_model(
+        kind,
         vocab_size=entry.vocab,
         hidden_size=entry.width,
         intermediate_size=entry.mlp,
@@ -48,6 +62,7 @@ def directory(entry, tmp_path, tokenizer):
         num_hidden_layers=entry.layers,
         max_position_embeddings=256,
         tie_word_embeddings=True,
+        **({"head_dim": entry.head_width} if entry.head_width else {}),
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -94,15 +109,18 @@ class Ledger(TorchDispatchMode):
 
 def test_published_parameter_counts(arithmetic):
     counts = [model.parameters for model in arithmetic.MODELS]
-    assert counts == [494_032_768, 1_543_714_304, 7_615_616_512]
+    assert counts == [134_515_008, 494_032_768, 596_049_920, 1_543_714_304, 7_615_616_512]
+    assert arithmetic.SMOLLM2_1_7B.parameters == 1_711_376_384
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_a_real_model_has_as_many(entry, adapted):
     assert entry.parameters == sum(p.numel() for p in adapted.base_model_params())
     assert entry.adapters(4) == sum(p.numel() for p in adapted.lora_params())
     assert entry.layers * entry.adapted == sum(m.weight.numel() for m in adapted.lora.maps)
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.parametrize("rank", [4, None])
 def test_activations_are_what_the_backward_pass_keeps(arithmetic, entry, directory, rank):
     """Every tensor saved by a pass over 16 completions of one prompt, weights left out."""
@@ -163,10 +181,12 @@ def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, ent
     assert learning.peak / (8 * gen * entry.vocab) == pytest.approx(arithmetic.CHUNK_BYTES, rel=0.1)
 
 
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 @pytest.mark.usefixtures("drawing_as_on_cuda")
 def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
     """Inside what is captured as a graph, and outside of it; most operations are one kernel each."""
     fast, inside = fast_model(adapted.base_model.original_model), []
+    rollout(adapted, ["2+2="] * 4, 8)  # the first one checks the sampler besides
 
     def counting(step):
         def replay():
@@ -177,6 +197,7 @@ def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
 
         return replay
 
+    rollout(adapted, ["2+2="], 1)  # the first one also checks the cache
     fast.reader, counts = GraphedReader(fast.weights, counting), []
     for gen_len in (8, 24):
         inside.clear()
@@ -184,7 +205,7 @@ def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
             rollout(adapted, ["2+2="] * 4, gen_len)
         counts.append((sum(inside) / len(inside), ledger.count - sum(inside)))
     (_, few), (step, many) = counts
-    assert step / entry.layers == pytest.approx(arithmetic.KERNELS, rel=0.25)
+    assert step / entry.layers == pytest.approx(entry.kernels, rel=0.25)
     assert (many - few) / 16 == pytest.approx(arithmetic.LAUNCHES, rel=0.2)
 
 
@@ -211,7 +232,7 @@ def test_closed_forms_of_7b_on_8_gpus(arithmetic):
 
 def test_prompts_of_a_minibatch(arithmetic):
     """The expectation, against minibatches drawn at random."""
-    case = arithmetic.Sizing(arithmetic.MODELS[0], 8)
+    case = arithmetic.Sizing(arithmetic.QWEN2_5_0_5B, 8)
     torch.manual_seed(0)
     drawn = [len((torch.randperm(1024)[:32] // 16).unique()) for _ in range(400)]
     assert sum(drawn) / 400 == pytest.approx(case.minibatch_prompts, rel=0.02)
@@ -222,19 +243,19 @@ def test_the_micro_batch_is_the_largest_that_fits(arithmetic):
     micro = case.micro_batch()
     assert max(case.learning_memory(micro), case.scoring_memory(micro)) < 0.9 * 80e9 < case.learning_memory(2 * micro)
     assert arithmetic.Sizing(arithmetic.MODELS[-1], 1, gpu=arithmetic.Gpu(memory=16e9)).micro_batch() == 0
-    roomy = arithmetic.Sizing(arithmetic.MODELS[0], 8)
+    roomy = arithmetic.Sizing(arithmetic.QWEN2_5_0_5B, 8)
     assert roomy.micro_batch() == roomy.minibatch
     assert roomy.learning(roomy.minibatch) == roomy.learning()
 
 
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", range(5))
 def test_rollouts_take_over_at_the_floor(arithmetic, index):
     model, job, gpu = arithmetic.MODELS[index], arithmetic.Job(), arithmetic.Gpu()
     count = arithmetic.crossover(model, job, gpu)
     before, there = (arithmetic.Sizing(model, n, job, gpu) for n in (count - 1, count))
     assert before.rollout < before.phase / 2
     assert there.rollout >= there.phase / 2
-    assert there.floor == before.floor > 0.7 * there.rollout
+    assert there.floor == before.floor > 0.6 * there.rollout
     many = arithmetic.Sizing(model, 1024, job, gpu)
     assert many.vllm_rollout > many.weights_seconds == before.weights_seconds
 
@@ -258,5 +279,5 @@ def test_a_recipe_with_autocast_is_as_the_readme_says(arithmetic, monkeypatch):
 
     args = sizing.recipe(sizing.RLHFArgs, "ppo-gsm8k")
     monkeypatch.setattr(sizing, "A100", arithmetic.Gpu(float32=arithmetic.Gpu().flops))
-    _, seconds = sizing.phase_of(args)
+    _, seconds = sizing.phase_of(args, sizing.A100)
     assert f"a phase of PPO takes {seconds:.0f} s" in (ROOT / "README.md").read_text()

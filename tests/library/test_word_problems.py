@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 from rlhf_lib.args import InputError, PromptArgs, RLHFArgs
 from rlhf_lib.models.loading import BUNDLED
 from rlhf_lib.rewards import XML_REWARDS
-from rlhf_lib.tasks import Gsm8kTask, MathQaTask, SvampTask, task_of
+from rlhf_lib.tasks import Gsm8kTask, MathQaTask, Prompts, SvampTask, task_of
 from rlhf_lib.tasks.data_files import load_splits, local_splits
 from rlhf_lib.tasks.prompting import WordProblem, build_few_shot_prompt, build_prompt, cut_at_next_question, solution_text
 
@@ -208,6 +208,48 @@ def test_worked_solutions_are_right_in_every_style(gsm8k_dir):
     task = gsm8k(gsm8k_dir)
     prompts = task.worked(24)
     assert all(task.is_correct(prompts, prompts.columns["solution"]))
+
+
+XML = "<reasoning>\n3+4={0}\n</reasoning>\n<answer>\n{0}\n</answer>"
+READ = [  # a completion where 7 is right, and whether it is right strictly, right leniently, well-formed
+    ("xml", XML.format(7), (True, True, True)),
+    ("xml", XML.format(7) + "\n", (True, True, True)),
+    ("xml", XML.format("7 apples"), (True, True, True)),
+    ("xml", XML.format(8), (False, False, True)),
+    ("xml", XML.format("7 of 12"), (True, True, True)),  # though 12 is its last number
+    ("xml", f"Sure: {XML.format(7)}", (False, True, False)),
+    ("xml", f"{XML.format(7)}\nI hope this helps", (False, True, False)),
+    ("xml", XML.format(7).replace("\n", ""), (False, True, False)),
+    ("xml", XML.format(7) + "\n" + XML.format(7), (False, True, False)),
+    ("xml", f"{XML.format(7)}\nor 8", (False, False, False)),
+    ("xml", XML.format("").replace("\n\n", "\n"), (False, False, False)),
+    ("xml", XML.format(""), (False, False, True)),
+    ("xml", "3+4 is 7.", (False, True, False)),
+    ("xml", "7 is 3+4", (False, False, False)),
+    ("xml", "", (False, False, False)),
+    ("chat", "3+4=7\n#### 7", (True, True, True)),
+    ("chat", "3+4=7\n#### 8", (False, False, True)),
+    ("chat", "It is 7", (False, True, False)),
+    ("plain", "3+4=7\n#### 7\n\nQuestion: another?\n#### 9", (True, True, True)),
+]
+
+
+@pytest.mark.parametrize(("style", "completion", "verdicts"), READ)
+def test_readings(style, completion, verdicts, gsm8k_dir):
+    task = gsm8k(gsm8k_dir, prompt_style=style, tokenizer=chat_tokenizer())
+    readings = task.readings(Prompts(["3+4?"], {"answer": ["7"]}), [completion])
+    assert {name: found for name, (found,) in readings.items()} == dict(
+        zip(("strict", "lenient", "well-formed"), verdicts, strict=True)
+    )
+
+
+def test_readings_of_multiple_choice():
+    task = MathQaTask(PromptArgs(task="mathqa", prompt_style="xml"))
+    completions = [XML.format("b"), XML.format("b ) 27"), "it is (b)", XML.format("c")]
+    readings = task.readings(Prompts(["q"] * 4, {"answer": ["b"] * 4}), completions)
+    assert readings["strict"] == [True, True, False, False]
+    assert readings["lenient"] == [True, True, True, False]
+    assert readings["well-formed"] == [True, True, False, True]
 
 
 def test_what_follows_the_answer_is_not_judged(gsm8k_dir):

@@ -382,6 +382,7 @@ WITHOUT_SPREAD = [
     mistake("rewards that differ little are called equal", (EQUAL, "if (reward - reward[:1]).abs().max() < 0.1:")),
 ]
 
+DECODED = "decode_texts(tokenizer, ids, attention_mask, decoded, end_ids)"
 ROLLOUT = [
     mistake("the base model is sampled: the adapters are not merged", ("with as_policy:", "if True:")),
     mistake(
@@ -398,11 +399,11 @@ ROLLOUT = [
     ),
     mistake(
         "the texts hold the prompt as well",
-        ("decode_texts(tokenizer, decoded)", "[a + b for a, b in zip(prompts, decode_texts(tokenizer, decoded))]"),
+        (DECODED, f"[a + b for a, b in zip(prompts, {DECODED})]"),
     ),
     mistake(
         "the texts hold the end token and what follows it",
-        ("decode_texts(tokenizer, decoded)", "tokenizer.batch_decode(decoded.tokens)"),
+        (DECODED, "tokenizer.batch_decode(decoded.tokens)"),
     ),
     mistake(
         "the two log-probabilities are swapped",
