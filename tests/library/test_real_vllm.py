@@ -378,7 +378,10 @@ class TestTraining:
             return complete(sampler, *given)
 
         monkeypatch.setattr(VllmServerSampler, "complete", kill)
-        assert cli.main(train_words(tmp_path / "run", "vllm-server", "--sampler-url", dying.url)) == 2
+        try:
+            assert cli.main(train_words(tmp_path / "run", "vllm-server", "--sampler-url", dying.url)) == 2
+        finally:
+            dying.stop()
         assert "is gone" in (said := capsys.readouterr().err)
         assert "--resume" in said
         monkeypatch.undo()
