@@ -105,7 +105,6 @@ def start_engine(vllm: ModuleType, model: TransformerWithLora, memory: float, se
                 model=resolve_name(model.base.name),
                 trust_remote_code=False,
                 dtype=str(model.dtype).removeprefix("torch."),
-                trust_remote_code=False,
                 enable_lora=True,
                 max_loras=1,
                 max_lora_rank=max_lora_rank(model),
