@@ -763,9 +763,10 @@ arithmetic / bandwidth = {balance}: {rows} completions keep {busy} GPUs busy.
   drawing are of m tokens in place of gen_len, and fuses kernels (taken: {vllm_kernels} a layer). Its paged cache is {paged}
   times smaller, but a second copy of the weights, 2 N, comes out of `--sampler-memory`. Worth it for small models and for
   completions that mostly end early; *a phase gains* says how much.
-- **vLLM servers, on GPUs of their own** (not in this library) are worth it where rollouts take longer than the rest: a few
-  GPUs (rows / {balance} = {busy}) then sample, the others learn from the phase before meanwhile. *Overlapped* is the most
-  that this can gain. It shrinks the floor no more than GPUs do: tensor parallelism over t GPUs divides its weights by t.
+- **vLLM servers, on GPUs of their own** (`--sampler vllm-server`, several processes) are worth it where rollouts take longer
+  than the rest: a few GPUs (rows / {balance} = {busy}) then sample. The others could learn from the phase before meanwhile,
+  but wait so far; *overlapped* is the most that this could gain. It shrinks the floor no more than GPUs do: tensor parallelism
+  over t GPUs divides its weights by t.
 - What has to travel decides nothing: an adapter, 4 A bytes a phase ({x_gradient} MB for {x_name}), not 2 N.
 - The sampler's probabilities are not quite the trainer's, and overlapped rollouts are a phase old besides. Watch
   `sampler_gap`, `sampler_weight` and `sampler_capped`; the correction (`--sampler-cap`, truncated importance sampling, Yao

@@ -1,15 +1,15 @@
 """Tokens a second: this library's sampling against transformers' generate, with its dynamic and with its static cache.
 
-    python benchmarks/rollout.py [--models pocket gpt2-small qwen2.5-0.5b] [--batches 1 16 128 512] [--gen-lens 16 48 128 512]
+    python benchmarks/rollout.py [--models pocket gpt2-small ...] [--batches 1 16 128 512] [--gen-lens 16 48 128 512]
     python benchmarks/rollout.py --device cuda --dtype bfloat16                                  (written for it, not measured)
 
 Prompts are 32 random token ids, nothing ends early, and temperature is 1 with no truncation: all three sample batch x gen_len
-tokens. Two more rows are what training samples, 16 prompts of the pocket task x 8 on the bundled model: with natural ends, and
-at full length. transformers' side is a model freshly loaded by AutoModelForCausalLM; gpt2-small and qwen2.5-0.5b have the
-shapes of these models and random weights. In a cell the three take turns, one round uncounted; its figure is the median of the
-others. A cell that would not fit the context, or would take longer than --cell-limit seconds in all by the estimate from short
-runs, is listed as skipped. With --device cuda the time in which the device could at best read the weights and the cache, or do
-the arithmetic, is given beside.
+tokens. More rows are what training samples, 16 prompts of the pocket task x 8: on the bundled model with natural ends and at
+full length, on the others of GROUPED at full length. transformers' side is a model freshly loaded by AutoModelForCausalLM. All
+but the bundled model have the shapes of published models, with fewer layers where the name says so, and random weights. In a
+cell the three take turns, one round uncounted; its figure is the median of the others. A cell that would not fit the context,
+or would take longer than --cell-limit seconds in all by the estimate from short runs, is listed as skipped. With --device cuda
+the time in which the device could at best read the weights and the cache, or do the arithmetic, is given beside.
 """
 
 import argparse
@@ -34,24 +34,57 @@ from rlhf_lib.tasks import PocketTask
 
 PROMPT_LEN = 32
 SYSTEMS = ("ours", "dynamic", "static")
-MODELS = ("pocket", "gpt2-small", "qwen2.5-0.5b")
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {  # model_type and configuration
+    "gpt2-small": ("gpt2", {}),
+    "qwen2.5-0.5b": (
+        "qwen2",
+        {
+            "hidden_size": 896,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 14,
+            "num_key_value_heads": 2,
+            "intermediate_size": 4864,
+            "vocab_size": 151_936,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "qwen3-0.6b-8-layers": (
+        "qwen3",
+        {
+            "hidden_size": 1024,
+            "num_hidden_layers": 8,  # of 28
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 3072,
+            "vocab_size": 151_936,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "olmo2-1b-4-layers": (
+        "olmo2",
+        {
+            "hidden_size": 2048,
+            "num_hidden_layers": 4,  # of 16
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "intermediate_size": 8192,
+            "vocab_size": 100_352,
+            "pad_token_id": 100_277,
+            "eos_token_id": 100_257,
+        },
+    ),
+}
+MODELS = ("pocket", *SHAPES)
+GROUPED = {"pocket": 48, "qwen3-0.6b-8-layers": 16, "olmo2-1b-4-layers": 16}  # models with groups of prompts: tokens sampled
 
 
 def random_model_config(name: str) -> Any:
     """The shape of a published model."""
-    from transformers import GPT2Config, Qwen2Config
+    from transformers import AutoConfig
 
-    if name == "gpt2-small":
-        return GPT2Config()
-    return Qwen2Config(
-        hidden_size=896,
-        num_hidden_layers=24,
-        num_attention_heads=14,
-        num_key_value_heads=2,
-        intermediate_size=4864,
-        vocab_size=151_936,
-        tie_word_embeddings=True,
-    )
+    kind, changes = SHAPES[name]
+    return AutoConfig.for_model(kind, **changes)
 
 
 @contextmanager
@@ -169,7 +202,7 @@ def floor_seconds(
 ) -> dict[str, float]:
     """The least time for a cell: reading all weights and the cache once a step, and the products of weights and attention.
 
-    The embedding is read as the output map (the two are tied in all models here), which only a step's last position meets. The
+    The embedding is read as the output map (too much where the two are not tied), which only a step's last position meets. The
     larger of reading and computing counts in each step.
     """
     layers, width = config.num_hidden_layers, config.hidden_size
@@ -251,12 +284,12 @@ def grid(contest: Contest, context: int, given: Any) -> Iterator[dict[str, Any]]
             yield with_floor(cell, contest, given) if given.device.startswith("cuda") else cell
 
 
-def grouped(contest: Contest, given: Any) -> list[dict[str, Any]]:
-    """What training samples: prompts of the pocket task x 8, at most 48 tokens, with natural ends and at full length."""
+def grouped(contest: Contest, name: str, given: Any) -> list[dict[str, Any]]:
+    """What training samples: prompts of the pocket task x 8, at full length, and by the bundled model with natural ends too."""
     prompts = PocketTask().draw(max(1, given.grouped_batch // 8), 0, 0).repeat(8).prompts
     ids, mask = (part.to(given.device) for part in encode_prompts(contest.ours.tokenizer, prompts))
-    ends = (contest.ours.end_ids, [])
-    return [{**measure(contest, ids, mask, 48, end_ids, given), "prompts": f"{len(ids) // 8} x 8"} for end_ids in ends]
+    ends = (contest.ours.end_ids, []) if name in BUNDLED else ([],)
+    return [{**measure(contest, ids, mask, GROUPED[name], e, given), "prompts": f"{len(ids) // 8} x 8"} for e in ends]
 
 
 def table_of(cells: list[dict[str, Any]]) -> str:
@@ -307,7 +340,7 @@ def main(words: list[str] | None = None) -> None:
         with model_directory(name) as directory:
             contest = Contest.of(directory, given.device, given.dtype)
             found = list(grid(contest, contest.ours.cfg.n_ctx, given))
-            found += grouped(contest, given) if name == "pocket" and given.grouped_batch else []
+            found += grouped(contest, name, given) if name in GROUPED and given.grouped_batch else []
             cells += [{"model": name, **cell} for cell in found]
             del contest
     measured = [cell for cell in cells if "skipped" not in cell]

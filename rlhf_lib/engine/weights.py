@@ -176,7 +176,9 @@ def refuse_unknown(config: Any) -> None:
         found = (parameters or {}).get("rope_type", "default")
         if found not in FIXED_ROTATIONS:
             raise ValueError(f"{kind} with rotary embedding {found}")
+        if "llama_4_scaling_beta" in (parameters or {}):
+            raise ValueError(f"{kind} with queries scaled by their position")
     if kind == "gpt2" and (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights):
         raise ValueError("gpt2 with another scale of attention")
-    if getattr(config, "use_bidirectional_attention", None) not in (None, False):
+    if getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True):
         raise ValueError(f"{kind} with attention to later tokens")

@@ -39,14 +39,14 @@ def test_solution_passes_stub_is_todo_and_every_mistake_is_named(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stub_is_todo_and_some_mistakes_are_rejected(name):
-    """What the proof above does for the whole bank, for two of it; the solution passes in the test below."""
+def test_stub_is_todo_and_a_mistake_is_rejected(name):
+    """What the proof above does for the whole bank, for one of it; the solution passes in the test below."""
     exercise = find_exercise(ROOT, name)
     assert {outcome.state for outcome in run_exercise(ROOT, exercise, stubs(exercise.topic), 0)} == {"todo"}
     text = solutions(ROOT, exercise.topic).text
-    for known in random.Random(text).sample(bank_of(exercise), 2):  # others whenever the topic changes
-        check, _ = first_wrong(ROOT, exercise, known, 0)
-        assert check, f"accepted although {known.when}"
+    known = random.Random(text).choice(bank_of(exercise))  # another whenever the topic changes
+    check, _ = first_wrong(ROOT, exercise, known, 0)
+    assert check, f"accepted although {known.when}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +111,14 @@ def test_a_mistake_outside_the_bank_is_rejected_and_gets_no_name(name, code):
     assert not any(label == "diagnosis" for outcome in outcomes for label, _ in outcome.lines)
 
 
-@pytest.mark.parametrize(("topic", "name"), [(topic, name) for topic, names in PASSES.items() for name in names])
+CLASSIC = [
+    pytest.param(topic, name, marks=[pytest.mark.slow] if name == "GrpoTrainer" else [])
+    for topic, names in PASSES.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("topic", "name"), CLASSIC)
 def test_classic_answers_pass(topic, name):
     stub = stubs(topic)
     brought = Implementation(

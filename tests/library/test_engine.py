@@ -4,15 +4,18 @@ import copy
 import gc
 import warnings
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig
 
 from rlhf_lib.engine import PassOptions, fast_model, is_fast, logits, plain_formulas, sped_up_by, switch
 from rlhf_lib.engine.graphs import GraphedReader
 from rlhf_lib.engine.packing import pack
+from rlhf_lib.engine.weights import refuse_unknown
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.objectives import calc_kl_penalty, token_entropy, token_kl
 from rlhf_lib.rollouts import get_logprobs, rollout
@@ -384,6 +387,29 @@ def test_a_model_and_its_fast_passes_go_together(model_dirs):
     del model
     gc.collect()
     assert seen() is None
+
+
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("lfm2", {}, "architecture lfm2"),
+        ("qwen3_moe", {}, "architecture qwen3_moe"),
+        ("qwen3", {"rope_parameters": YARN}, "qwen3 with rotary embedding yarn"),
+        ("gemma3_text", {"rope_parameters": {"full_attention": YARN}}, "gemma3_text with rotary embedding yarn"),
+        ("mistral", {"rope_parameters": {"rope_type": "default", "llama_4_scaling_beta": 0.1}}, "scaled by their position"),
+        ("llama", {"layer_types": ["chunked_attention"] * 2, "num_hidden_layers": 2}, "layers of type chunked_attention"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "attention to later tokens"),
+        ("llama", {"is_causal": False}, "attention to later tokens"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "another scale of attention"),
+    ],
+)
+def test_variants_with_other_formulas_are_turned_away(kind, changes, reason):
+    config = SimpleNamespace(**{**vars(AutoConfig.for_model(kind)), "model_type": kind, **changes})
+    with pytest.raises(ValueError, match=reason):
+        refuse_unknown(config)
 
 
 def test_the_switch():

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from rlhf_lib import cli
 from rlhf_lib.args import InputError
@@ -217,6 +219,18 @@ class TestTheRollout:
             torch.testing.assert_close(sampled.sampler_logprobs, scored(policy, sampled, 1.0), **CLOSE)
         assert texts[0] != texts[1]
 
+    def test_a_rank_and_an_alpha_for_each_map(self, policy, tmp_path):
+        """An adapter that peft made."""
+        whole = AutoModelForCausalLM.from_pretrained(BUNDLED["pocket"])
+        patterns = {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"down_proj": 20}}
+        options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
+        get_peft_model(whole, LoraConfig(task_type="CAUSAL_LM", **options, **patterns)).save_pretrained(tmp_path)
+        mixed = TransformerWithLora.from_adapter(tmp_path, "pocket", device="cpu")
+        mixed.sampler = policy.sampler
+        sampled = rollout(mixed, PROMPTS, 16)
+        torch.testing.assert_close(sampled.sampler_logprobs, scored(mixed, sampled, 1.0), **CLOSE)
+        assert (sampled.sampler_logprobs - scored(policy, sampled, 1.0)).abs().max() > 0.1
+
     def test_too_long_a_prompt_is_told_before(self, policy):
         with pytest.raises(InputError, match="over the model's context of 512"):
             rollout(policy, PROMPTS, 512)
@@ -256,7 +270,6 @@ class TestTheServer:
     @pytest.mark.parametrize(
         ("flags", "changes", "said"),
         [
-            ([], {"updating": "0"}, "it takes none while it runs"),
             (["--enable-lora"], {"updating": "0"}, "it takes none while it runs"),
             ([], {}, r"LoRA is not enabled.*--enable-lora"),
             (["--enable-lora"], {"--logprobs-mode": "raw_logprobs"}, "--logprobs-mode processed_logprobs"),
@@ -272,7 +285,9 @@ class TestTheServer:
 
 
 def train_words(out, sampler, *more):
-    words = f"train grpo --task pocket --sampler {sampler} --device cpu --gen-len 48 --batch-size 16 --group-size 4"
+    words = (
+        f"train grpo --task pocket --sampler {sampler} --lora-rank 4 --device cpu --gen-len 48 --batch-size 16 --group-size 4"
+    )
     few = "--num-minibatches 2 --total-phases 3 --warmup-steps 0 --eval-problems 0 --log-samples-every 0 --save-every 1"
     return [*words.split(), *few.split(), "--output-dir", str(out), *more]
 
@@ -363,7 +378,10 @@ class TestTraining:
             return complete(sampler, *given)
 
         monkeypatch.setattr(VllmServerSampler, "complete", kill)
-        assert cli.main(train_words(tmp_path / "run", "vllm-server", "--sampler-url", dying.url)) == 2
+        try:
+            assert cli.main(train_words(tmp_path / "run", "vllm-server", "--sampler-url", dying.url)) == 2
+        finally:
+            dying.stop()
         assert "is gone" in (said := capsys.readouterr().err)
         assert "--resume" in said
         monkeypatch.undo()

@@ -78,7 +78,12 @@ def options(tmp_path, **more):
     return {"device": "cpu", "output_dir": str(tmp_path / "run"), "log_samples_every": 0, "eval_problems": 0, **more}
 
 
-@pytest.mark.parametrize("kind", ["bradley-terry", "verifier", "regression"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "kind", ["bradley-terry", pytest.param("verifier", marks=SLOW), pytest.param("regression", marks=SLOW)]
+)
 def test_it_learns_what_is_better(kind, tmp_path):
     """From the bundled model's own answers: better than chance on questions that it has not seen."""
     more = {"base_model": "pocket", "reward_base": "pocket", "gen_len": 40, "problems": 40, "epochs": 3, "lr": 5e-4}
