@@ -103,7 +103,7 @@ def main(words=None):
         shutil.copy(FOLDER / "newest.txt", LOCK)
         print(f"Written: {LOCK}")
     elif code:
-        print(f"Nothing is written. To look into it: {FOLDER / given.which} has these versions installed.")
+        print(f"It did not pass. To look into it: {FOLDER / given.which} has these versions installed.")
     return code
 
 

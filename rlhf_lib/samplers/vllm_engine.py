@@ -103,7 +103,6 @@ def start_engine(vllm: ModuleType, model: TransformerWithLora, memory: float, se
         with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
             return vllm.LLM(
                 model=resolve_name(model.base.name),
-                trust_remote_code=False,
                 dtype=str(model.dtype).removeprefix("torch."),
                 enable_lora=True,
                 max_loras=1,
