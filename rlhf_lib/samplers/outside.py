@@ -145,19 +145,19 @@ def refuse_unfit(model: TransformerWithLora, sampler: str) -> None:
             f"sampler={sampler!r} takes no adapters on {model.base.name}, which fuses several of the adapted maps into one; "
             f"use a model such as Llama or Qwen2, or go on without vLLM: {INSTEAD}"
         )
+    if (rank := largest_rank(model)) > RANKS[-1]:
+        raise InputError(f"lora_rank={rank} is over {RANKS[-1]}, the most that vLLM takes; lower it; {INSTEAD}")
+
+
+def largest_rank(model: TransformerWithLora) -> int:
+    """Of the adapters as they are saved; each map may have its own (rank_pattern), as well as its own alpha."""
     config = peft_config(model.lora, model.peft_names, model.base.name)
-    if config["rank_pattern"] or config["alpha_pattern"]:
-        raise InputError(
-            f"sampler={sampler!r} scales all adapters alike, and these have ranks or alphas of their own (rank_pattern, "
-            f"alpha_pattern); merge them (rlhf merge) and train a new adapter on the result, or go on without vLLM: {INSTEAD}"
-        )
-    if model.lora.rank > RANKS[-1]:
-        raise InputError(f"lora_rank={model.lora.rank} is over {RANKS[-1]}, the most that vLLM takes; lower it; {INSTEAD}")
+    return max([config["r"], *config["rank_pattern"].values()])
 
 
 def max_lora_rank(model: TransformerWithLora) -> int:
     """The least max_lora_rank that vLLM has for a policy's adapters."""
-    return next(rank for rank in RANKS if rank >= model.lora.rank)
+    return next(rank for rank in RANKS if rank >= largest_rank(model))
 
 
 @torch.no_grad()

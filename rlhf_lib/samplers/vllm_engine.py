@@ -104,6 +104,7 @@ def start_engine(vllm: ModuleType, model: TransformerWithLora, memory: float, se
             return vllm.LLM(
                 model=resolve_name(model.base.name),
                 dtype=str(model.dtype).removeprefix("torch."),
+                trust_remote_code=False,
                 enable_lora=True,
                 max_loras=1,
                 max_lora_rank=max_lora_rank(model),

@@ -22,6 +22,7 @@ from rlhf_lib.models.loading import BUNDLED
 from rlhf_lib.rollouts import rollout, take, truncate_logits
 from rlhf_lib.samplers import VllmSampler, VllmServerSampler
 from rlhf_lib.samplers.connection import Connection
+from rlhf_lib.samplers.outside import refuse_unfit
 
 pytestmark = pytest.mark.vllm
 
@@ -226,6 +227,7 @@ class TestTheRollout:
         options = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"], "init_lora_weights": False}
         get_peft_model(whole, LoraConfig(task_type="CAUSAL_LM", **options, **patterns)).save_pretrained(tmp_path)
         mixed = TransformerWithLora.from_adapter(tmp_path, "pocket", device="cpu")
+        refuse_unfit(mixed, "vllm")
         mixed.sampler = policy.sampler
         sampled = rollout(mixed, PROMPTS, 16)
         torch.testing.assert_close(sampled.sampler_logprobs, scored(mixed, sampled, 1.0), **CLOSE)

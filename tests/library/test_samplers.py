@@ -64,6 +64,21 @@ class TestWhatVllmIsTold:
             "seed": 7,
         }
 
+    def test_the_largest_rank_of_any_map(self, calls, model_dirs, tmp_path):
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        options = {
+            "r": 4,
+            "rank_pattern": {"q_proj": 9},
+            "alpha_pattern": {"q_proj": 20},
+            "target_modules": ["q_proj", "o_proj"],
+        }
+        whole = AutoModelForCausalLM.from_pretrained(model_dirs["llama"])
+        get_peft_model(whole, LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **options)).save_pretrained(tmp_path)
+        VllmSampler(TransformerWithLora.from_adapter(tmp_path, model_dirs["llama"], device="cpu"))
+        assert calls.options["max_lora_rank"] == 16
+
     def test_prompts_without_padding_and_equal_neighbours_once(self, policy, calls):
         rollout(policy, PROMPTS, 5, temperature=0.7, top_k=9)
         rows = [policy.to_tokens(prompt)[0].tolist() for prompt in PROMPTS]
