@@ -14,7 +14,7 @@ from rlhf_lib.course.expect import Wrong
 from rlhf_lib.lora import find_maps
 from rlhf_lib.models.policies import BridgedTransformer
 
-VOCAB = 40
+VOCAB = 418  # the bundled tokenizer's
 FINAL = "ln_final.hook_out"  # the logits are a linear function of what comes out here
 
 

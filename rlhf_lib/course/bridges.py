@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from rlhf_lib.models.checkpoint import read_tokenizer
 from rlhf_lib.models.loading import BUNDLED, quiet_transformers
 
+VOCAB = 418  # the bundled tokenizer's
 ENDS = {"bos_token_id": 1, "eos_token_id": 2}
 CONFIGS = {
     # separate maps, fewer key-value heads than query heads
     "llama": LlamaConfig(
-        vocab_size=40,
+        vocab_size=VOCAB,
         hidden_size=16,
         intermediate_size=20,
         num_hidden_layers=2,
@@ -26,7 +27,7 @@ CONFIGS = {
         **ENDS,
     ),
     # fused q, k, v; Conv1D, which stores its weights the other way round
-    "gpt2": GPT2Config(vocab_size=40, n_embd=12, n_layer=2, n_head=3, n_positions=32, **ENDS),
+    "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=12, n_layer=2, n_head=3, n_positions=32, **ENDS),
 }
 FOLDERS: list[tempfile.TemporaryDirectory] = []  # kept until the process ends
 
