@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rlhf_lib.lora.adapter import AdaptedMap, Lora, LoraHooks
+from rlhf_lib.lora.adapter import AdaptedMap, LoraHooks
 from rlhf_lib.lora.fused import FusedMap
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -72,8 +72,8 @@ def fuse(adapters: nn.ModuleDict, adapted: AdaptedMap, names: PeftNames) -> tupl
     return A, B
 
 
-def parts_of(adapters: nn.ModuleDict, adapted: AdaptedMap, fused: FusedMap) -> dict[str, Lora]:
-    """The adapters of a fused map's parts, by the names of our maps."""
+def parts_of(adapters: nn.ModuleDict, adapted: AdaptedMap, fused: FusedMap) -> dict[str, nn.Module]:
+    """The adapters of a fused map's parts, by the names of our maps: of `Lora`, or of an exercise's class in its place."""
     keys = {name: replace(adapted, map_name=name).key for name in fused.rows}
     return {name: adapters[key] for name, key in keys.items() if key in adapters}
 
