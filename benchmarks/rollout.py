@@ -320,7 +320,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--grouped-batch", type=int, default=128, help="completions of the rows with groups of prompts; 0: none"
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cell-limit", type=float, default=60.0, help="seconds that a cell may take, all rounds together")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
