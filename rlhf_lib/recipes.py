@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from rlhf_lib.args import GEN_LEN, InputError, from_json
+from rlhf_lib.args import GEN_LEN, InputError, from_file
 
 RECIPES = Path(__file__).parent / "assets" / "recipes"
 Args = TypeVar("Args")
@@ -44,4 +44,4 @@ def recipe_file(name: str, algorithm: str) -> Path:
 
 def recipe(kind: type[Args], name: str) -> Args:
     """The arguments of a recipe that comes with the library, such as "grpo-pocket"."""
-    return from_json(kind, (RECIPES / f"{name}.json").read_text(), f"recipe {name}")
+    return from_file(kind, RECIPES / f"{name}.json")
