@@ -98,7 +98,7 @@ class MergeArgs(CommonArgs):
 class CompareArgs(PromptArgs, RunArgs):
     """Every method and seed under one budget of training, in one report."""
 
-    unread: ClassVar[Mapping[str, str]] = {"seed": "the seeds are 0, 1, 2, ...; use seeds for how many"}
+    unread: ClassVar[Mapping[str, str]] = {"seed": "the seeds are 0, 1, 2, ..., as many as seeds says"}
 
     task: Name | None = "pocket"
     """Word problems: pocket, gsm8k, svamp or mathqa."""

@@ -71,7 +71,7 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
     reward_base: Name = "distilroberta-base"
     """Model that becomes the reward model: a name on the hub or a directory, of an encoder or of a causal model; "pocket"."""
     comparisons: Name | None = None
-    """File of rows prompt, chosen, rejected (bradley-terry), or prompt, completion, score (the others), .jsonl or .parquet;
+    """File of rows prompt, chosen, rejected (bradley-terry), or prompt, completion, score (the others), in any format of data;
     left out, completions are sampled from base_model and judged by the task."""
     problems: Size = 200
     """Training problems that completions are sampled of; a fifth of them is held out for measuring."""

@@ -66,8 +66,13 @@ class PromptArgs(CheckedArgs):
     """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", or "char-count" (full stops after a
     fixed prefix, the default of training)."""
     data: Name | None = None
-    """Where the problems are: a data set on Hugging Face's hub, a file (.jsonl, .json, .parquet) or a folder of them; left out,
-    the task's own data set on the hub."""
+    """Where the problems are: a data set on Hugging Face's hub, a file (.jsonl, .json, .csv, also with .gz, or .parquet) or a
+    folder of them; left out, the task's own data set on the hub."""
+    columns: tuple[str, ...] = ()
+    """Columns of the data (or of comparisons) under another name, each OURS=THEIRS, such as question=problem answer=target."""
+    skip_bad_rows: bool = False
+    """Leave out rows without a question or an answer and lines that cannot be read, and say how many; else the first is an
+    error."""
     prompt_style: PromptStyle = "plain"
     """plain: question and "Answer:". chat: the tokenizer's chat template with a system prompt. xml: asks for
     <reasoning>...</reasoning><answer>...</answer>, through the chat template where there is one."""
@@ -87,11 +92,19 @@ class PromptArgs(CheckedArgs):
                 given.partition("=")[0].isidentifier() and "=" in given,
                 f"template_args={given!r} must be NAME=VALUE, such as enable_thinking=false",
             )
+        for given in self.columns:
+            ours, _, theirs = given.partition("=")
+            require(bool(ours and theirs), f"columns={given!r} must be OURS=THEIRS, such as question=problem")
         told = self.system_prompt is not None or self.template_args
         require(
             not told or self.prompt_style != "plain",
             "system_prompt and template_args are for prompts in a format; add prompt_style chat or xml, or leave them out",
         )
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """Our column names with the data's."""
+        return {ours: theirs for ours, _, theirs in (given.partition("=") for given in self.columns)}
 
     @property
     def template_arguments(self) -> dict[str, Any]:
@@ -342,7 +355,7 @@ class GrpoArgs(LoraArgs):
     """GRPO: no critic; a completion's advantage is its reward relative to the group of its prompt."""
 
     unread: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        OF_A_CRITIC, "it needs a critic, and GRPO has none; use ppo, ppo-lora or reft"
+        OF_A_CRITIC, "it needs a critic, which ppo, ppo-lora and reft have and GRPO has not"
     )
 
     group_size: Size | None = None
@@ -374,7 +387,7 @@ class GrpoArgs(LoraArgs):
 class ReftArgs(RLHFArgs):
     """ReFT: supervised warm-up on worked solutions, then PPO with the right answer as reward and KL paid token by token."""
 
-    unread: ClassVar[Mapping[str, str]] = {"normalize_reward": "ReFT takes rewards as they are; use ppo"}
+    unread: ClassVar[Mapping[str, str]] = {"normalize_reward": "ReFT takes rewards as they are, unlike ppo"}
 
     task: Name | None = "pocket"
     """Where problems, worked solutions and answers are from: pocket, gsm8k, svamp or mathqa."""
@@ -407,9 +420,9 @@ class SelfTrainingArgs(LoraArgs):
     """Online self-training: sample, keep what is right, raise its log-probability; no critic, no wrong answers."""
 
     unread: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(OF_A_CRITIC, "it needs a critic, and self-training has none; use ppo, ppo-lora or reft"),
+        **dict.fromkeys(OF_A_CRITIC, "it needs a critic, which ppo, ppo-lora and reft have"),
         **dict.fromkeys(
-            ("kl_coef", "ent_coef", "rewards", "reward_model"), "self-training knows right and wrong only; use grpo"
+            ("kl_coef", "ent_coef", "rewards", "reward_model"), "self-training knows right and wrong only, unlike grpo"
         ),
     }
 

@@ -98,9 +98,7 @@ class CheckedArgs:
             if value is not given:
                 setattr(self, field.name, value)
             if field.name in self.unread and value != field.default:
-                raise InputError(
-                    f"{field.name}={shown(given)} would change nothing: {self.unread[field.name]}, or leave it out"
-                )
+                raise InputError(f"{field.name}={shown(given)} would change nothing: {self.unread[field.name]}; leave it out")
 
 
 @cache
