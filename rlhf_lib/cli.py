@@ -317,7 +317,7 @@ def require_text(words: list[str]) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command; 0: success, 1: the machine failed (disk, memory), 2: a mistake in what was given, 130: a second Ctrl-C."""
+    """Run one command; 0 is success, 1 a fault of the machine, 2 a mistake in what was given, 130 a second Ctrl-C."""
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         print(HELP)

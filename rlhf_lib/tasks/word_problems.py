@@ -14,7 +14,14 @@ from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness
 from rlhf_lib.rewards.answers import extract_hashes, is_option
 from rlhf_lib.rewards.formats import is_well_formed
 from rlhf_lib.tasks.data_files import Reader, Row, load_splits, plain_text, text_in
-from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
+from rlhf_lib.tasks.prompting import (
+    CHARACTERS,
+    WordProblem,
+    build_prompt,
+    cut_at_next_question,
+    is_far_too_long,
+    solution_text,
+)
 from rlhf_lib.tasks.task import Prompts, Task
 from rlhf_lib.terminal import visible
 
@@ -112,7 +119,7 @@ class WordProblemTask(Task):
         """Whether a prompt leaves the completion its room in the context."""
         if self.room is None or self.tokenizer is None:
             return True
-        return len(self.tokenizer(prompt)["input_ids"]) <= self.room
+        return not is_far_too_long(prompt, self.room) and len(self.tokenizer(prompt)["input_ids"]) <= self.room
 
     def as_prompts(self, problems: list[WordProblem]) -> Prompts:
         """Prompts of problems, with the columns that rewards and fine-tuning read."""
@@ -156,7 +163,7 @@ class WordProblemTask(Task):
         """A prompt's last tokens, as many as there is room for."""
         if self.fits(prompt):
             return prompt
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(prompt[-CHARACTERS * self.room :], add_special_tokens=False)["input_ids"]
         return self.tokenizer.decode(
             ids[2 - self.room :], clean_up_tokenization_spaces=False
         )  # two less: decoding and encoding again may add a token
