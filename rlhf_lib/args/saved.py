@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from rlhf_lib.args.rules import InputError, require
 from rlhf_lib.args.training import RunArgs
-from rlhf_lib.args.types import shown
+from rlhf_lib.args.types import checked, shown
 
 Args = TypeVar("Args", bound=RunArgs)
 
@@ -36,7 +36,7 @@ def from_json(kind: type[Args], text: str, source: str = "arguments") -> Args:
         module, _, name = values["reward_fn"].partition(":")
         values["reward_fn"] = getattr(importlib.import_module(module), name)
     try:
-        return kind(**values)
+        return kind(**checked(kind, values))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 

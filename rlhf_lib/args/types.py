@@ -15,21 +15,21 @@ from rlhf_lib.args.rules import InputError
 
 MOST = 10**9
 """The largest count: more phases than anyone waits for."""
-LARGEST = 1e30
-"""The largest float: float32, which everything is computed in, ends a little above."""
+LARGEST = 1e9
+"""The largest float: float32, which everything is computed in, takes any product of four such numbers."""
 
 
 @dataclass(frozen=True)
 class Between:
     """The range of a number in an annotation, as in Annotated[float, Between(0, 1)]; a bound is included unless it is said."""
 
-    low: float
-    high: float
+    low: int | float
+    high: int | float
     without_low: bool = False
     without_high: bool = False
     or_zero: bool = False
 
-    def refusal(self, value: float) -> str | None:
+    def refusal(self, value: int | float) -> str | None:
         """The rule that a number breaks, to follow "must"; None where it is within the range."""
         is_above = value > self.low if self.without_low else value >= self.low
         is_below = value < self.high if self.without_high else value <= self.high
@@ -88,17 +88,28 @@ class CheckedArgs:
 
     def __post_init__(self) -> None:
         """Check every field against its annotation, and those that nothing reads against their defaults."""
-        kinds = annotations_of(type(self))
-        for field in fields(self):
-            given = getattr(self, field.name)
-            try:
-                value = fitted(given, kinds.get(field.name, Any))
-            except Misfit as rule:
-                raise InputError(f"{field.name}={shown(given)} must {rule}{remedy(field.default)}") from None
-            if value is not given:
-                setattr(self, field.name, value)
-            if field.name in self.unread and value != field.default:
-                raise InputError(f"{field.name}={shown(given)} would change nothing: {self.unread[field.name]}; leave it out")
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in checked(type(self), given).items():
+            if value is not given[name]:
+                setattr(self, name, value)
+
+
+def checked(kind: type[CheckedArgs], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by field as the annotations of a class have them.
+
+    Raises:
+        InputError: an annotation does not allow a value, or it is another than the default of a field that nothing reads.
+    """
+    annotations, found = annotations_of(kind), {}
+    for field in (field for field in fields(kind) if field.name in given):
+        name, value = field.name, given[field.name]
+        try:
+            found[name] = fitted(value, annotations.get(name, Any))
+        except Misfit as rule:
+            raise InputError(f"{name}={shown(value)} must {rule}{remedy(field.default)}") from None
+        if name in kind.unread and found[name] != field.default:
+            raise InputError(f"{name}={shown(value)} would change nothing: {kind.unread[name]}; leave it out")
+    return found
 
 
 @cache
