@@ -5,6 +5,7 @@ import random
 import re
 import sys
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -50,7 +51,7 @@ class WordProblemTask(Task):
         self.reward_weights = (1.0,) * len(self.reward_fns)
 
     @abstractmethod
-    def read(self, row: Row) -> WordProblem:
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
         """A row of the data set as a problem."""
 
     @cached_property
@@ -222,7 +223,7 @@ class Gsm8kTask(WordProblemTask):
     name = "gsm8k"
     hub_name, hub_config = "openai/gsm8k", "main"
 
-    def read(self, row: Row) -> WordProblem:
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
         """The answer's last line is "#### 42"; calculator notes such as <<48/2=24>> are taken out. It may be a number alone."""
         solution, mark, answer = text_in(row, "answer").rpartition("####")
         if not mark and not is_number(answer):
@@ -237,7 +238,7 @@ class SvampTask(WordProblemTask):
     hub_name = "ChilleD/SVAMP"
     unsplit_train = 700
 
-    def read(self, row: Row) -> WordProblem:
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
         """The equation is the only solution there is."""
         number = parse_number(text_in(row, "Answer"))
         if number is None:
@@ -254,7 +255,7 @@ class MathQaTask(WordProblemTask):
     name = "mathqa"
     hub_name = "regisss/math_qa"  # parquet; the original is a script, which `datasets` no longer runs
 
-    def read(self, row: Row) -> WordProblem:
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
         """The hub's columns (Problem, options, Rationale, correct), or a question with its options and an answer_value."""
         if "Problem" not in row:
             reason = text_in(row, "rationale") if row.get("rationale") else ""
