@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
+from rlhf_lib.args.code import fault_in_file, from_word
 from rlhf_lib.recipes import RECIPES, parse, recipe_file
 
 ALGORITHMS = {
@@ -77,9 +78,10 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
     elif recipe is not None:
         file = recipe_file(recipe, algorithm)
     else:
-        file = RECIPES / f"{algorithm}-{task or arguments.default_of(kind, 'task') or 'char-count'}.json"
+        name = task or arguments.default_of(kind, "task") or "char-count"
+        file = RECIPES / f"{algorithm}-{name}.json"
         if not file.is_file():
-            return kind(**({"task": task, **with_room(task)} if task else {}))
+            return kind(**({"task": from_word([name]), **with_room(task)} if task else {}))
     return arguments.from_json(kind, file.read_text(), str(file))
 
 
@@ -162,6 +164,14 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
     return kind(**{**known, "task": "pocket"} if known.get("task") in (None, "char-count") else known)
 
 
+def held_out_of(task: Any, *asked: Any) -> Any:
+    """A task's held-out prompts; an error where it has none."""
+    prompts = task.held_out(*asked)
+    if prompts is None:
+        raise InputError(f"task={task.name} has no held-out problems; use --task pocket, gsm8k, svamp or mathqa")
+    return prompts
+
+
 def sample(rest: list[str]) -> int:
     """rlhf sample ..."""
     args = parse(arguments.SampleArgs, rest, "rlhf sample", from_run(arguments.SampleArgs, rest))
@@ -176,7 +186,7 @@ def sample(rest: list[str]) -> int:
     if args.prompt:
         prompts = [args.prompt] * args.count
     else:
-        prompts = task_of(args, model, args.gen_len).held_out(args.count, args.few_shot).prompts
+        prompts = held_out_of(task_of(args, model, args.gen_len), args.count, args.few_shot).prompts
     shown = {"trained": model} if args.run or args.adapter else {"model": model}
     if isinstance(model, TransformerWithLora):
         shown = {"base": BridgedTransformer(model.base.name, device=args.device, dtype=args.dtype), **shown}
@@ -207,9 +217,7 @@ def evaluate(rest: list[str]) -> int:
         make_directory(args.output_dir)
     model = load_model(args)
     task = task_of(args, model, args.gen_len)
-    prompts = task.held_out(args.problems, args.few_shot, args.style if args.few_shot else None)
-    if prompts is None:
-        raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
+    prompts = held_out_of(task, args.problems, args.few_shot, args.style if args.few_shot else None)
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
     greedy = judge(model, task, prompts, temperature=0.0, **options)
     table, sampled = greedy.table(), None
@@ -305,6 +313,12 @@ def main(words: list[str] | None = None) -> int:
         return COMMANDS[words[0]](words[1:])
     except InputError as error:
         print(f"rlhf: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        told = fault_in_file(error)
+        if told is None:
+            raise
+        print(f"rlhf: {told}; correct it", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("rlhf: stopped; a run goes on from its last checkpoint with --resume --output-dir DIRECTORY", file=sys.stderr)

@@ -4,6 +4,7 @@ Every field's comment is also its help on the command line. An instance is never
 values are properties. Fields that only one algorithm needs live in that algorithm's class.
 """
 
+from rlhf_lib.args.code import CodeInFile
 from rlhf_lib.args.commands import CompareArgs, EvalArgs, MergeArgs, ModelArgs, SampleArgs
 from rlhf_lib.args.rules import (
     InputError,
@@ -13,7 +14,7 @@ from rlhf_lib.args.rules import (
     require_positive,
     require_share,
 )
-from rlhf_lib.args.saved import from_json, to_json
+from rlhf_lib.args.saved import comparable, from_json, require_no_saved_code, to_json
 from rlhf_lib.args.supervised import PretrainArgs, RewardModelArgs, SftArgs
 from rlhf_lib.args.training import (
     GEN_LEN,
@@ -33,6 +34,7 @@ from rlhf_lib.args.training import (
 __all__ = [
     "GEN_LEN",
     "LORA_MAPS",
+    "CodeInFile",
     "CommonArgs",
     "CompareArgs",
     "EvalArgs",
@@ -52,9 +54,11 @@ __all__ = [
     "SftArgs",
     "TaskArgs",
     "TrainingArgs",
+    "comparable",
     "default_of",
     "from_json",
     "require",
+    "require_no_saved_code",
     "require_not_negative",
     "require_positive",
     "require_share",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
-from rlhf_lib.args.training import CommonArgs, Dtype, PromptArgs, RunArgs
+from rlhf_lib.args.training import CommonArgs, Dtype, PromptArgs, RunArgs, TaskName
 
 METHODS = ("zero-shot", "few-shot", "sft", "self-offline", "self-online", "ppo", "grpo", "reft")
 
@@ -19,7 +19,7 @@ class ModelArgs(PromptArgs, CommonArgs):
     """Directory of an adapter in PEFT's format, to put on the base model."""
     run: str | None = None
     """Directory of a training run: its model, in place of --base-model and --adapter."""
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Where prompts come from: pocket, gsm8k, svamp or mathqa."""
     prepend_bos: bool = True
     """Put the tokenizer's beginning-of-sequence token before every prompt, where it has one."""
@@ -98,7 +98,7 @@ class MergeArgs(CommonArgs):
 class CompareArgs(PromptArgs, RunArgs):
     """Every method and seed under one budget of training, in one report."""
 
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Word problems: pocket, gsm8k, svamp or mathqa."""
     base_model: str = "pocket"
     """The model that every method starts from."""

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
-from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TrainingArgs
+from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TaskName, TrainingArgs
 
 
 @dataclass(kw_only=True)
 class SftArgs(PromptArgs, TrainingArgs):
     """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
 
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
     epochs: int = 2
     """Passes over the training problems."""
@@ -71,7 +71,7 @@ class SftArgs(PromptArgs, TrainingArgs):
 class RewardModelArgs(TaskArgs, TrainingArgs):
     """A reward model: trained on comparisons, on numbers, or as a verifier of solutions sampled from the policy."""
 
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Whose problems the policy answers, and by what its answers are judged: pocket, gsm8k, svamp or mathqa."""
     kind: Literal["bradley-terry", "regression", "verifier"] = "bradley-terry"
     """bradley-terry: which of two is better. regression: the reward itself. verifier: the chance that a solution is right."""

@@ -2,15 +2,21 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
+import tyro
+
+from rlhf_lib.args.code import typed
+from rlhf_lib.args.given import Conversation, require_prompts
+from rlhf_lib.args.rules import default_of, require, require_not_negative, require_positive, require_share
+from rlhf_lib.args.weights import Reward, require_rewards
 
 LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
 Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
+TaskName = Annotated[str | type | None, typed("TASK|FILE.py:CLASS")]
 GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
 
 
@@ -44,9 +50,9 @@ class RunArgs(CommonArgs):
 class PromptArgs:
     """Which problems, and how they are put to the model."""
 
-    task: str | None = None
-    """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", or "char-count" (full stops after a
-    fixed prefix, the default of training)."""
+    task: TaskName = None
+    """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", "char-count" (full stops after a fixed
+    prefix, the default of training), or a subclass of Task of your own: FILE.py:CLASS, in Python the class."""
     data: str | None = None
     """Where the problems are: a data set on Hugging Face's hub, a file (.jsonl, .json, .parquet) or a folder of them; left out,
     the task's own data set on the hub."""
@@ -85,10 +91,17 @@ class PromptArgs:
 class TaskArgs(PromptArgs):
     """Which problems, how they are put to the model, and what is rewarded."""
 
-    rewards: tuple[str, ...] = ()
-    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list."""
+    rewards: tuple[Annotated[Reward, typed("NAME|FILE.py:NAME")], ...] = ()
+    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list. A name
+    is one of the library's, or of a function of yours, FILE.py:NAME: fn(prompts, completions, **columns) -> one number a
+    completion, as in TRL. In Python also functions, and pairs of a function and its weight."""
     reward_model: str | None = None
     """Directory of a trained reward model (rlhf train reward-model): its score is added to --rewards, or is the only reward."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        super().__post_init__()
+        require_rewards(self.rewards)
 
 
 @dataclass(kw_only=True)
@@ -162,8 +175,15 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     # what is rewarded
     prefix: str = "Question: Anna has"
     """The fixed prompt of the char-count task."""
-    reward_fn: Callable | None = None
-    """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]; None counts full stops. Not a CLI flag."""
+    reward_fn: Annotated[Callable | str | None, typed("FILE.py:NAME")] = None
+    """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]: FILE.py:NAME, in Python the function. None counts full
+    stops."""
+    prompts: Annotated[Sequence[str] | Sequence[Conversation] | None, tyro.conf.Suppress] = None
+    """Prompts from Python in place of a task: texts, or conversations that go through the model's chat template, lists of
+    {"role": ..., "content": ...}. Not a CLI flag."""
+    columns: Annotated[dict[str, Sequence] | None, tyro.conf.Suppress] = None
+    """What reward functions receive of each prompt beside it, by name; "answer" is what a completion is judged by. Not a CLI
+    flag."""
     normalize_reward: bool = True
     """PPO: whiten the rewards of each phase over the batch (mean 0, standard deviation 1)."""
 
@@ -256,9 +276,29 @@ class RLHFArgs(TaskArgs, TrainingArgs):
             f"warmup_steps={self.warmup_steps} must be below total_phases={self.total_phases}, or the learning rate never "
             f"peaks; try warmup_steps={self.total_phases // 10}",
         )
+        self.require_one_source()
+
+    def require_one_source(self) -> None:
+        """Prompts come of a task, of Python, or are the fixed prefix; reward_fn is the fixed prefix's."""
         require(
-            self.task is None or self.reward_fn is None,
+            self.reward_fn is None or self.task in (None, "char-count"),
             f"task={self.task!r} brings its own rewards; leave out reward_fn, or leave out task for the fixed prefix",
+        )
+        require(
+            self.reward_fn is None or (self.prompts is None and not self.rewards),
+            "reward_fn is the one reward of the fixed prefix; leave it out where rewards or prompts are given",
+        )
+        if self.prompts is None:
+            require(self.columns is None, "columns belong to prompts; give prompts=[...] too, or leave columns out")
+            return
+        require_prompts(self.prompts, self.columns)
+        require(
+            self.task == default_of(self, "task") and self.data is None and self.few_shot == 0,
+            "prompts take the place of a task; leave out task, data and few_shot",
+        )
+        require(
+            bool(self.rewards) or self.reward_model is not None or "answer" in (self.columns or ()),
+            "prompts alone say nothing of what is rewarded; give rewards=[...], a reward_model, or a column answer",
         )
 
     @property
@@ -376,7 +416,7 @@ class GrpoArgs(LoraArgs):
 class ReftArgs(RLHFArgs):
     """ReFT: supervised warm-up on worked solutions, then PPO with the right answer as reward and KL paid token by token."""
 
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Where problems, worked solutions and answers are from: pocket, gsm8k, svamp or mathqa."""
     warmup_epochs: int = 1
     """Epochs of supervised fine-tuning before PPO; 0 where base_model is fine-tuned already (rlhf train sft)."""
@@ -400,6 +440,10 @@ class ReftArgs(RLHFArgs):
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no worked solutions and right answers; use pocket, gsm8k, svamp or mathqa",
         )
+        require(
+            self.prompts is None or self.warmup_epochs == 0 or "solution" in (self.columns or ()),
+            f"warmup_epochs={self.warmup_epochs} needs worked solutions; give the prompts a column solution, or set it to 0",
+        )
         require_positive(self, "warmup_problems", "warmup_batch_size", "warmup_lr")
         require_not_negative(self, "warmup_epochs", "kl_reward_coef")
 
@@ -408,7 +452,7 @@ class ReftArgs(RLHFArgs):
 class SelfTrainingArgs(LoraArgs):
     """Online self-training: sample, keep what is right, raise its log-probability; no critic, no wrong answers."""
 
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Whose problems are answered: pocket, gsm8k, svamp or mathqa."""
     kl_coef: float = 0.0
     """Must stay 0: the objective is the log-probability of right completions alone."""
@@ -427,4 +471,8 @@ class SelfTrainingArgs(LoraArgs):
         require(
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no right answers; use pocket, gsm8k, svamp or mathqa",
+        )
+        require(
+            self.prompts is None or "answer" in (self.columns or ()),
+            "self-training keeps what is right; give the prompts a column answer, or use grpo",
         )

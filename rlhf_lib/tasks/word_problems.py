@@ -3,15 +3,17 @@
 import random
 import re
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from rlhf_lib.args import InputError, PromptArgs, require
+from rlhf_lib.args.given import Conversation
 from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer, parse_number
 from rlhf_lib.rewards.answers import extract_hashes, is_option
 from rlhf_lib.rewards.formats import is_well_formed
 from rlhf_lib.tasks.data_files import Row, load_splits
-from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
+from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text, system_text
 from rlhf_lib.tasks.task import Prompts, Task
 
 VALIDATION = 100  # training problems that data without a validation split gives for watching a run
@@ -110,7 +112,17 @@ class WordProblemTask(Task):
             "question": [problem.question for problem in problems],
             "solution": [solution_text(problem, self.args.prompt_style) for problem in problems],
         }
-        return Prompts([self.prompt(problem) for problem in problems], columns)
+        messages = None if self.args.prompt_style == "plain" else [self.messages(problem) for problem in problems]
+        return Prompts([self.prompt(problem) for problem in problems], columns, messages)
+
+    def messages(self, problem: WordProblem) -> Conversation:
+        """The prompt as messages, for reward functions: system text and question; worked examples are left out.
+
+        Styles chat and xml are conversations also where the model has no chat template.
+        """
+        system = system_text(self.args.prompt_style, self.args.system_prompt)
+        head = [{"role": "system", "content": system}] if system else []
+        return [*head, {"role": "user", "content": problem.question}]
 
     def draw(self, count: int, seed: int, phase: int) -> Prompts:
         """Training problems whose prompts fit the context, with replacement between phases and without within one."""
@@ -139,7 +151,7 @@ class WordProblemTask(Task):
         if split == "validation" and split not in self.splits:
             return None
         prompts = self.as_prompts(self.problems(split)[:count])
-        return Prompts([self.cut_to_fit(prompt) for prompt in prompts.prompts], prompts.columns)
+        return replace(prompts, prompts=[self.cut_to_fit(prompt) for prompt in prompts.prompts])
 
     def cut_to_fit(self, prompt: str) -> str:
         """A prompt's last tokens, as many as there is room for."""
