@@ -8,6 +8,7 @@ import difflib
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 import sysconfig
@@ -23,7 +24,7 @@ from rlhf_lib.args.rules import InputError, require
 PATTERN = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)", re.IGNORECASE | re.DOTALL)
 NAMES_A_FILE = re.compile(r"\.py(:|=|$)", re.IGNORECASE)
 INSTALLED = (sysconfig.get_paths()["stdlib"], "site-packages", "dist-packages", "<frozen ")
-OWN = str(Path(__file__).parents[1])
+OWN = f"{Path(__file__).parents[1]}{os.sep}"
 PREFIX = "file_"  # of the names under which loaded files stand in sys.modules
 
 
@@ -88,23 +89,24 @@ def load_file(file: str) -> ModuleType:
     return module
 
 
-def is_users(frame: traceback.FrameSummary) -> bool:
-    """Whether a line of a traceback is neither of this library nor of an installed package."""
-    return not frame.filename.startswith(OWN) and not any(part in frame.filename for part in INSTALLED)
+def last_of_users(error: BaseException) -> traceback.FrameSummary | None:
+    """The last line of the user's own that a traceback passes through, else the last that is not this library's."""
+    others = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OWN)]
+    users = [frame for frame in others if not any(part in frame.filename for part in INSTALLED)]
+    return next(reversed(users or others), None)
 
 
 def described(error: BaseException) -> str:
-    """What went wrong and where, on one line: the last line of the user's own that a traceback passes through."""
-    frames = traceback.extract_tb(error.__traceback__)
-    users = [frame for frame in frames if is_users(frame)] or frames[-1:]
+    """What went wrong and where, on one line."""
     told = " ".join(str(error).split())[:300]
     what = f"{type(error).__name__}: {told}" if told else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename is not None:
         return f"{type(error).__name__}: {error.msg} ({error.filename}, line {error.lineno})"
-    if not users:
+    frame = last_of_users(error)
+    if frame is None:
         return what
-    line = f": {users[-1].line}" if users[-1].line else ""
-    return f"{what} ({users[-1].filename}, line {users[-1].lineno}, in {users[-1].name}{line})"
+    line = f": {frame.line}" if frame.line else ""
+    return f"{what} ({frame.filename}, line {frame.lineno}, in {frame.name}{line})"
 
 
 def fault_in_file(error: BaseException) -> str | None:

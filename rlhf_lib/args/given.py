@@ -56,17 +56,26 @@ def require_prompt(i: int, prompt: Any) -> None:
 
 
 def is_digest(prompts: Any) -> bool:
-    """Whether this is what args.json keeps of prompts."""
-    return isinstance(prompts, dict) and set(prompts) == {"count", "sha256"}
+    """Whether this is what args.json keeps of prompts and columns."""
+    return isinstance(prompts, dict) and set(prompts) == {"count", "columns", "sha256"}
+
+
+def column_names(prompts: Any, columns: Any) -> list[str]:
+    """The names of the columns that prompts have."""
+    return sorted(prompts["columns"] if is_digest(prompts) else columns or ())
 
 
 def digest_of(prompts: Any, columns: Any) -> dict[str, Any]:
-    """How many prompts there are, and a SHA-256 over them and their columns; of such a digest itself."""
+    """How many prompts there are, the names of their columns, and a SHA-256 over all of both; of such a digest itself."""
     if is_digest(prompts):
         return prompts
-    held = [list(prompts), {name: list(column) for name, column in (columns or {}).items()}]
-    text = json.dumps(held, sort_keys=True, default=plain)
-    return {"count": len(prompts), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    held = [list(prompts), {name: list(column) for name, column in sorted((columns or {}).items())}]
+    text = json.dumps(held, default=plain, skipkeys=True)
+    return {
+        "count": len(prompts),
+        "columns": column_names(prompts, columns),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
 
 
 def plain(value: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from rlhf_lib.args.code import CodeInFile, names_code, saved_name
 from rlhf_lib.args.given import digest_of
-from rlhf_lib.args.rules import InputError, require
+from rlhf_lib.args.rules import InputError, default_of, require
 from rlhf_lib.args.training import RunArgs
-from rlhf_lib.args.weights import shown
+from rlhf_lib.args.weights import reward_text
 
 Args = TypeVar("Args", bound=RunArgs)
 
@@ -22,10 +22,9 @@ def to_json(args: RunArgs) -> str:
         if values.get(name) is not None:
             values[name] = saved_name(values[name])
     if values.get("rewards"):
-        values["rewards"] = [shown(entry) for entry in values["rewards"]]
+        values["rewards"] = [reward_text(entry) for entry in values["rewards"]]
     if values.get("prompts") is not None:
-        values["prompts"] = digest_of(args.prompts, args.columns)
-        values["columns"] = None if args.columns is None else sorted(args.columns)
+        values |= {"prompts": digest_of(args.prompts, args.columns), "columns": default_of(args, "columns")}
     return json.dumps(values, indent=2)
 
 
@@ -75,7 +74,7 @@ def require_no_saved_code(args: Any) -> None:
             refuse_saved_code(name, [value])
     rewards = getattr(args, "rewards", ())
     if any(names_code(entry) or (isinstance(entry, str) and type(entry) is str and ":" in entry) for entry in rewards):
-        refuse_saved_code("rewards", [shown(entry) for entry in rewards])
+        refuse_saved_code("rewards", [reward_text(entry) for entry in rewards])
     require(
         not isinstance(getattr(args, "prompts", None), dict),
         "the run's prompts came from Python, and args.json keeps only their digest; give them again in Python: "

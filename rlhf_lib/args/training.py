@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from rlhf_lib.args.code import typed
-from rlhf_lib.args.given import Conversation, require_prompts
+from rlhf_lib.args.given import column_names, require_prompts
 from rlhf_lib.args.rules import default_of, require, require_not_negative, require_positive, require_share
 from rlhf_lib.args.weights import Reward, require_rewards
 
@@ -178,10 +178,10 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     reward_fn: Annotated[Callable | str | None, typed("FILE.py:NAME")] = None
     """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]: FILE.py:NAME, in Python the function. None counts full
     stops."""
-    prompts: Annotated[Sequence[str] | Sequence[Conversation] | None, tyro.conf.Suppress] = None
+    prompts: Annotated[Any, tyro.conf.Suppress] = None
     """Prompts from Python in place of a task: texts, or conversations that go through the model's chat template, lists of
     {"role": ..., "content": ...}. Not a CLI flag."""
-    columns: Annotated[dict[str, Sequence] | None, tyro.conf.Suppress] = None
+    columns: Annotated[dict[str, Any] | None, tyro.conf.Suppress] = None
     """What reward functions receive of each prompt beside it, by name; "answer" is what a completion is judged by. Not a CLI
     flag."""
     normalize_reward: bool = True
@@ -297,7 +297,7 @@ class RLHFArgs(TaskArgs, TrainingArgs):
             "prompts take the place of a task; leave out task, data and few_shot",
         )
         require(
-            bool(self.rewards) or self.reward_model is not None or "answer" in (self.columns or ()),
+            bool(self.rewards) or self.reward_model is not None or "answer" in column_names(self.prompts, self.columns),
             "prompts alone say nothing of what is rewarded; give rewards=[...], a reward_model, or a column answer",
         )
 
@@ -441,7 +441,7 @@ class ReftArgs(RLHFArgs):
             f"task={self.task!r} has no worked solutions and right answers; use pocket, gsm8k, svamp or mathqa",
         )
         require(
-            self.prompts is None or self.warmup_epochs == 0 or "solution" in (self.columns or ()),
+            self.prompts is None or self.warmup_epochs == 0 or "solution" in column_names(self.prompts, self.columns),
             f"warmup_epochs={self.warmup_epochs} needs worked solutions; give the prompts a column solution, or set it to 0",
         )
         require_positive(self, "warmup_problems", "warmup_batch_size", "warmup_lr")
@@ -473,6 +473,6 @@ class SelfTrainingArgs(LoraArgs):
             f"task={self.task!r} has no right answers; use pocket, gsm8k, svamp or mathqa",
         )
         require(
-            self.prompts is None or "answer" in (self.columns or ()),
+            self.prompts is None or "answer" in column_names(self.prompts, self.columns),
             "self-training keeps what is right; give the prompts a column answer, or use grpo",
         )

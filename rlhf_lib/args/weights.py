@@ -33,14 +33,17 @@ def split_weight(entry: Any) -> tuple[str | Callable, float]:
     try:
         weight = float(weight)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"rewards={shown(entry)} has no number as its weight; write for example {shown(what)}=0.5") from None
+        raise InputError(
+            f"rewards={reward_text(entry)} has no number as its weight; write for example {reward_text(what)}=0.5"
+        ) from None
     require(
-        math.isfinite(weight), f"rewards={shown(entry)}: a weight must be a finite number, not {weight}; leave it out for 1"
+        math.isfinite(weight),
+        f"rewards={reward_text(entry)}: a weight must be a finite number, not {weight}; leave it out for 1",
     )
     return what, weight
 
 
-def shown(entry: Any) -> str:
+def reward_text(entry: Any) -> str:
     """A reward as errors and args.json write it."""
     if isinstance(entry, (tuple, list)) and len(entry) == 2:
         what, weight = entry
@@ -52,10 +55,10 @@ def require_rewards(rewards: Any) -> None:
     """Raise unless `rewards` is a list or tuple of Reward."""
     require(
         isinstance(rewards, (list, tuple)),
-        f"rewards={rewards!r} must be a list of names and functions; write rewards=[{shown(rewards)}]",
+        f"rewards={rewards!r} must be a list of names and functions; write rewards=[{reward_text(rewards)}]",
     )
     for entry in rewards:
         split_weight(entry)
 
 
-__all__ = ["CodeInFile", "Reward", "require_rewards", "shown", "split_weight"]
+__all__ = ["CodeInFile", "Reward", "require_rewards", "reward_text", "split_weight"]
