@@ -23,9 +23,9 @@ from rlhf_lib.args.rules import InputError, require
 
 PATTERN = re.compile(r"(?P<file>.+\.py):(?P<name>\w+)", re.IGNORECASE | re.DOTALL)
 NAMES_A_FILE = re.compile(r"\.py(:|=|$)", re.IGNORECASE)
-INSTALLED = (sysconfig.get_paths()["stdlib"], "site-packages", "dist-packages", "<frozen ")
+INSTALLED = (sysconfig.get_paths()["stdlib"], "site-packages", "dist-packages")
 OWN = f"{Path(__file__).parents[1]}{os.sep}"
-PREFIX = "file_"  # of the names under which loaded files stand in sys.modules
+PREFIX = "rlhf_file_"  # of the names under which loaded files stand in sys.modules
 
 
 class CodeInFile(str):
@@ -91,7 +91,7 @@ def load_file(file: str) -> ModuleType:
 
 def last_of_users(error: BaseException) -> traceback.FrameSummary | None:
     """The last line of the user's own that a traceback passes through, else the last that is not this library's."""
-    others = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(OWN)]
+    others = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((OWN, "<frozen"))]
     users = [frame for frame in others if not any(part in frame.filename for part in INSTALLED)]
     return next(reversed(users or others), None)
 
@@ -111,7 +111,7 @@ def described(error: BaseException) -> str:
 
 def fault_in_file(error: BaseException) -> str | None:
     """What went wrong and where, if it went wrong in a file that the user named; else None."""
-    files = {module.__file__ for name, module in list(sys.modules.items()) if name.startswith(PREFIX)}
+    files = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if name.startswith(PREFIX)}
     passed = {frame.filename for frame in traceback.extract_tb(error.__traceback__)}
     return described(error) if files & passed else None
 

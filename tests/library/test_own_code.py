@@ -51,7 +51,7 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "evil.py").write_text(PAYLOAD)
     yield tmp_path
-    for name in [name for name in sys.modules if name == "evil" or name.startswith("file_")]:
+    for name in [name for name in sys.modules if name == "evil" or name.startswith("rlhf_file_")]:
         del sys.modules[name]
 
 
@@ -127,6 +127,22 @@ def test_a_texts_letters_do_not_make_it_code(folder):
     assert not (folder / "ran").exists()
     assert choose_rewards([typed])[0][0].__name__ == "earn"
     assert (folder / "ran").read_text() == "imported"
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_a_models_configuration_names_no_kernel_of_the_hub(field, model_dirs, tmp_path):
+    from rlhf_lib.models.checkpoint import read_config
+
+    settings = json.loads((model_dirs["llama"] / "config.json").read_text())
+    for value, is_code in (("eager", False), ("someone/kernel", True), ("someone/kernel@main:f", True)):
+        (tmp_path / "config.json").write_text(json.dumps({**settings, field: value}))
+        try:
+            found = read_config(str(tmp_path), "base_model='x'")
+        except InputError as error:
+            assert is_code
+            assert "a kernel from the hub, which is code" in str(error)
+        else:
+            assert "/" not in f"{found._attn_implementation}{found._experts_implementation}"
 
 
 def test_the_words_to_paste_are_all_that_is_missing():
@@ -206,7 +222,11 @@ def test_a_drive_letter_is_no_name_of_a_function():
 @pytest.mark.parametrize("name", ["correctness", "mine.py:earn"])
 def test_weights_are_finite_numbers(name, weight):
     with pytest.raises(InputError, match=r"rewards=.*(finite number|no number)"):
-        parse(GrpoArgs, ["--rewards", f"{name}={weight}"], "rlhf")
+        GrpoArgs(task="pocket", rewards=(CodeInFile(f"{name}={weight}") if ".py" in name else f"{name}={weight}",))
+
+
+def test_the_command_line_refuses_weights_that_are_not_finite(run):
+    assert run("train", "grpo", "--task", "pocket", "--rewards", "correctness=nan")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -247,7 +267,6 @@ def test_files_that_hold_no_reward(text, folder):
         choose_rewards([CodeInFile("mine.py:earn")])
     assert "mine.py" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not [name for name in sys.modules if name.endswith("_mine") and "earn = 3" not in str(text)] or "earn" in str(text)
 
 
 @pytest.mark.parametrize(

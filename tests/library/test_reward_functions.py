@@ -1,4 +1,4 @@
-"""Reward functions of anybody's: called as TRL calls them, whatever they are and return; their faults are told with their line."""
+"""Reward functions of anybody's: called as TRL calls them, whatever they are and return; faults are told with their line."""
 
 import asyncio
 import functools
@@ -72,8 +72,8 @@ def never_given(completions, *more, strange=1.0):
 @pytest.mark.parametrize(
     ("function", "rewards"),
     [
-        (first_two, [2, 3]), (second_alone, [1, 2]), (second_and_more, [1, 2]), (columns_alone, [1, 4]), (only_keywords, [1, 2]),
-        (everything, [1, 2]), (by_position, [1, 2]), (with_defaults, [2, 4]), (never_given, [1, 1]),
+        (first_two, [2, 3]), (second_alone, [1, 2]), (second_and_more, [1, 2]), (columns_alone, [1, 4]),
+        (only_keywords, [1, 2]), (everything, [1, 2]), (by_position, [1, 2]), (with_defaults, [2, 4]), (never_given, [1, 1]),
         (functools.partial(with_defaults, weight=3.0), [3, 6]), (functools.partial(with_defaults, answer=[7, 8]), [14, 16]),
         (functools.partial(first_two, ["xxx", "yyy"]), [4, 5]),
     ],
@@ -379,11 +379,11 @@ def test_prompt_styles_of_conversations_reach_functions_as_messages(gsm8k_dir):
 
 
 def test_a_system_text_of_ones_own_and_none(gsm8k_dir):
-    for given, roles in (("Be brief.", ["system", "user"]), ("", ["user"])):
-        task = Gsm8kTask(GrpoArgs(task="gsm8k", data=str(gsm8k_dir), prompt_style="xml", system_prompt=given))
+    for told, roles in (("Be brief.", ["system", "user"]), ("", ["user"])):
+        task = Gsm8kTask(GrpoArgs(task="gsm8k", data=str(gsm8k_dir), prompt_style="xml", system_prompt=told))
         for messages in task.held_out(2).messages:
             assert [message["role"] for message in messages] == roles
-            assert given in messages[0]["content"]
+            assert told in messages[0]["content"]
 
 
 LIKE_EVERYBODYS = """
