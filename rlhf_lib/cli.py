@@ -81,7 +81,7 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
         name = task or arguments.default_of(kind, "task") or "char-count"
         file = RECIPES / f"{algorithm}-{name}.json"
         if not file.is_file():
-            return kind(**({"task": from_word([name]), **with_room(task)} if task else {}))
+            return kind(**({"task": from_word(name), **with_room(task)} if task else {}))
     return arguments.from_json(kind, file.read_text(), str(file))
 
 
@@ -167,7 +167,7 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
 def held_out_of(task: Any, *asked: Any) -> Any:
     """A task's held-out prompts; an error where it has none."""
     prompts = task.held_out(*asked)
-    if prompts is None:
+    if not prompts:
         raise InputError(f"task={task.name} has no held-out problems; use --task pocket, gsm8k, svamp or mathqa")
     return prompts
 

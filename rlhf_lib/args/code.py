@@ -136,17 +136,17 @@ def names_code(value: Any) -> bool:
     return isinstance(value, str) and not isinstance(value, CodeInFile) and NAMES_A_FILE.search(value) is not None
 
 
-def from_word(words: list[str]) -> str:
+def from_word(word: str) -> str:
     """A word of the command line, as what the user typed."""
-    return CodeInFile(words[0]) if NAMES_A_FILE.search(words[0]) else words[0]
+    return CodeInFile(word) if NAMES_A_FILE.search(word) else word
 
 
-def typed(metavar: str) -> PrimitiveConstructorSpec[str]:
-    """How the command line reads a value that may be FILE.py:NAME."""
+def typed(metavar: str, or_none: bool = False) -> PrimitiveConstructorSpec[Any]:
+    """How the command line reads a value that may be FILE.py:NAME; with `or_none` the word None is no value."""
     return PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
-        instance_from_str=from_word,
+        instance_from_str=lambda words: None if or_none and words[0] == "None" else from_word(words[0]),
         is_instance=lambda value: True,
-        str_from_instance=lambda value: [saved_name(value)],
+        str_from_instance=lambda value: ["None" if value is None else saved_name(value)],
     )

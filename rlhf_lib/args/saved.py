@@ -84,7 +84,8 @@ def require_no_saved_code(args: Any) -> None:
 
 def refuse_saved_code(name: str, values: list[str]) -> None:
     """Raise, with the words that give it again."""
-    words = [value if names_code(value) or ":" not in value else f"FILE.py:{value.rpartition(':')[2]}" for value in values]
+    asks = name == "reward_fn"
+    words = [f"FILE.py:{v.rpartition(':')[2]}" if not names_code(v) and (asks or ":" in v) else v for v in values]
     raise InputError(
         f"{name}={' '.join(values)} names code, which is never run because a recipe or args.json says so; if you trust it, "
         f"give it yourself: --{name.replace('_', '-')} {shlex.join(words)}"

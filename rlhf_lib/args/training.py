@@ -16,7 +16,7 @@ from rlhf_lib.args.weights import Reward, require_rewards
 LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
 Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
-TaskName = Annotated[str | type | None, typed("TASK|FILE.py:CLASS")]
+TaskName = Annotated[str | type | None, typed("{None}|TASK|FILE.py:CLASS", or_none=True)]
 GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
 
 
@@ -175,7 +175,7 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     # what is rewarded
     prefix: str = "Question: Anna has"
     """The fixed prompt of the char-count task."""
-    reward_fn: Annotated[Callable | str | None, typed("FILE.py:NAME")] = None
+    reward_fn: Annotated[Callable | str | None, typed("{None}|FILE.py:NAME", or_none=True)] = None
     """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]: FILE.py:NAME, in Python the function. None counts full
     stops."""
     prompts: Annotated[Any, tyro.conf.Suppress] = None

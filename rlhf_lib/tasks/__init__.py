@@ -89,9 +89,33 @@ def task_of(args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str =
         own = function_in_file(reward_fn) if isinstance(reward_fn, CodeInFile) else reward_fn
         task = make_task(args.task, prefix, own)
         require_no_data(task, args)
+        if isinstance(args, TrainingArgs) and isinstance(args.task, (CodeInFile, type)):
+            try_out(task, args.seed)
     if isinstance(args, TaskArgs):
         reward(task, args)
     return task
+
+
+def try_out(task: Task, seed: int) -> None:
+    """Raise now, and not in a later phase, where a task of the user's own draws something else than it is asked for."""
+    try:
+        first, again = task.draw(2, seed, 0), task.draw(2, seed, 0)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"task={task.name} draws no prompts: {described(error)}; correct {type(task).__name__}.draw"
+        ) from error
+    texts = first.prompts if isinstance(first, Prompts) else None
+    require(
+        texts is not None and len(texts) == 2 and all(isinstance(text, str) and text for text in texts),
+        f"task={task.name} drew {first!r:.80}; draw(2, seed, phase) returns Prompts of 2 texts that are not empty",
+    )
+    require(
+        again.prompts == texts,
+        f"task={task.name} draws other prompts for the same numbers, so that a resumed run would not see what it saw; draw "
+        "with random.Random(f'{seed}-{phase}')",
+    )
 
 
 def room_for_prompts(model: Any, gen_len: int) -> int | None:

@@ -134,15 +134,15 @@ def test_a_models_configuration_names_no_kernel_of_the_hub(field, model_dirs, tm
     from rlhf_lib.models.checkpoint import read_config
 
     settings = json.loads((model_dirs["llama"] / "config.json").read_text())
-    for value, is_code in (("eager", False), ("someone/kernel", True), ("someone/kernel@main:f", True)):
+
+    def found(value):
         (tmp_path / "config.json").write_text(json.dumps({**settings, field: value}))
-        try:
-            found = read_config(str(tmp_path), "base_model='x'")
-        except InputError as error:
-            assert is_code
-            assert "a kernel from the hub, which is code" in str(error)
-        else:
-            assert "/" not in f"{found._attn_implementation}{found._experts_implementation}"
+        return read_config(str(tmp_path), "base_model='x'")
+
+    assert "/" not in f"{found('eager')._attn_implementation}"
+    for value in ("someone/kernel", "someone/kernel@main:f"):
+        with pytest.raises(InputError, match="a kernel from the hub, which is code"):
+            found(value)
 
 
 def test_the_words_to_paste_are_all_that_is_missing():
@@ -240,6 +240,12 @@ def test_weights_from_python(entry):
 def test_weights_of_functions():
     args = GrpoArgs(task="pocket", rewards=[double, (double, 0.5), ("correctness", 2), "soft_format=3"])
     assert choose_rewards(args.rewards)[1] == (1.0, 0.5, 2.0, 3.0)
+
+
+def test_none_is_a_word():
+    args = parse(GrpoArgs, ["--task", "None", "--reward-fn", "None"], "rlhf", GrpoArgs(task="pocket"))
+    assert args.task is args.reward_fn is None
+    assert parse(GrpoArgs, [], "rlhf", GrpoArgs(task="pocket")).task == "pocket"
 
 
 # files that cannot be used
@@ -364,6 +370,21 @@ class Failing(Capitals):
     def draw(self, count, seed, phase):
         return 1 / 0
 
+class Forgetful(Capitals):
+    def draw(self, count, seed, phase):
+        return asked([("X", "Y")])
+
+class Restless(Capitals):
+    drawn = 0
+
+    def draw(self, count, seed, phase):
+        self.drawn += 1
+        return Prompts([f"{self.drawn}?"] * count)
+
+class Listing(Capitals):
+    def draw(self, count, seed, phase):
+        return ["a"] * count
+
 class Uneven(Capitals):
     def draw(self, count, seed, phase):
         return Prompts(["a", "b"], {"answer": ["c"]})
@@ -428,6 +449,9 @@ def test_training_and_judging_a_task_in_a_file(algorithm, own_task, run, model_d
     [
         ("Failing", r"ZeroDivisionError: division by zero \(.*mine.py, line \d+, in draw: return 1 / 0\)"),
         ("Uneven", "column answer has 1 values for 2 prompts"),
+        ("Forgetful", r"Forgetful drew Prompts\(.*returns Prompts of 2 texts"),
+        ("Listing", r"Listing drew \['a', 'a'\]; draw"),
+        ("Restless", "draws other prompts for the same numbers"),
         ("Unrewarded", "has no reward_fns"),
     ],
 )
