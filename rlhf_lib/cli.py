@@ -168,7 +168,7 @@ def held_out_of(task: Any, *asked: Any) -> Any:
     """A task's held-out prompts; an error where it has none."""
     prompts = task.held_out(*asked)
     if not prompts:
-        raise InputError(f"task={task.name} has no held-out problems; use --task pocket, gsm8k, svamp or mathqa")
+        raise InputError(f"task={task.name} has no right answers to held-out problems; use --task pocket, gsm8k or another")
     return prompts
 
 

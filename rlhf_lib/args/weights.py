@@ -34,7 +34,7 @@ def split_weight(entry: Any) -> tuple[str | Callable, float]:
         weight = float(weight)
     except (TypeError, ValueError, OverflowError):
         raise InputError(
-            f"rewards={reward_text(entry)} has no number as its weight; write for example {reward_text(what)}=0.5"
+            f"rewards={reward_text(entry)} has no number after '='; write for example {reward_text(what)}=0.5"
         ) from None
     require(
         math.isfinite(weight),
