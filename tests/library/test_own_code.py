@@ -10,6 +10,7 @@ import torch
 from rlhf_lib import cli
 from rlhf_lib.args import (
     CodeInFile,
+    CompareArgs,
     EvalArgs,
     GrpoArgs,
     InputError,
@@ -115,6 +116,16 @@ def test_texts_in_python_are_data_too(kind, folder):
     with pytest.raises(InputError, match="names code"):
         task_of(kind(task="evil.py:Earn"))
     assert not (folder / "ran").exists()
+
+
+def test_a_comparison_types_nothing_for_the_user(folder):
+    from rlhf_lib.compare.runs import common_options
+
+    with pytest.raises(InputError, match="names code"):
+        common_options(CompareArgs(task="evil.py:Earn"))
+    with pytest.raises(InputError, match="CodeInFile"):
+        common_options(CompareArgs(task=Gsm8kTask))
+    assert "evil.py:Earn" in common_options(CompareArgs(task=CodeInFile("evil.py:Earn")))
 
 
 def test_a_texts_letters_do_not_make_it_code(folder):
