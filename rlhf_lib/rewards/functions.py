@@ -80,7 +80,8 @@ def score(
     Prompts and completions are texts, or lists of messages. Of several processes each asks the functions about its own prompts.
 
     Raises:
-        InputError: a function returns something else than one finite number (or None) a completion, or no reward applies.
+        InputError: a function returns something else than one finite number (or None) a completion, no reward applies, or
+            they add up to more than float32 holds.
         RewardError: a function raises.
     """
     count, own = len(completions), parallel.own_rows(prompts)
@@ -99,4 +100,7 @@ def score(
                 f"no reward function applies to completion {i}: all of {', '.join(each)} returned None; let one give 0"
             )
         totals.append(sum(applying))
-    return torch.tensor(totals), each
+    total = torch.tensor(totals)
+    for i in (~total.isfinite()).nonzero()[:1, 0].tolist():
+        raise InputError(f"the rewards of completion {i} add up to {totals[i]}, which float32 does not hold; scale them down")
+    return total, each
