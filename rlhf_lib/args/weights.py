@@ -8,9 +8,10 @@ from typing import Any
 from rlhf_lib.args.code import CodeInFile, saved_name
 from rlhf_lib.args.rules import InputError, require
 
-Reward = str | Callable | tuple[str | Callable, float]
+Reward = str | Callable | tuple[str | Callable, float | int]
 """NAME, NAME=WEIGHT, FILE.py:NAME, FILE.py:NAME=WEIGHT, a function, or a function and its weight."""
-FILE_AND_WEIGHT = re.compile(r"(?P<what>.+\.py:\w*)=(?P<weight>.*)", re.IGNORECASE | re.DOTALL)  # a path may hold "=" and ":"
+FILE_AND_WEIGHT = re.compile(r"(?P<what>.+\.py:\w*)(=(?P<weight>.*))?", re.IGNORECASE | re.DOTALL)  # a path may hold = and :
+NAME_AND_WEIGHT = re.compile(r"(?P<what>[^=:]*)(=(?P<weight>.*))?", re.DOTALL)
 
 
 def split_weight(entry: Any) -> tuple[str | Callable, float]:
@@ -21,8 +22,8 @@ def split_weight(entry: Any) -> tuple[str | Callable, float]:
     """
     what, weight = entry, 1.0
     if isinstance(entry, str):
-        parts = FILE_AND_WEIGHT.fullmatch(entry) or re.fullmatch(r"(?P<what>[^=:]*)=(?P<weight>.*)", entry, re.DOTALL)
-        if parts is not None:
+        parts = FILE_AND_WEIGHT.fullmatch(entry) or NAME_AND_WEIGHT.fullmatch(entry)
+        if parts is not None and parts["weight"] is not None:
             what, weight = type(entry)(parts["what"]), parts["weight"]
     elif isinstance(entry, (tuple, list)) and len(entry) == 2:
         what, weight = entry

@@ -24,7 +24,7 @@ def reward_fn_char_count(generated_sample: list[str], char: str = ".") -> Float[
     return torch.tensor([float(sample.count(char)) for sample in generated_sample])
 
 
-def correctness_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:
+def correctness_reward(prompts: list, completions: list, answer: list, **columns: Any) -> list[float]:
     """1 for the right answer, wherever the completion gives it, else 0."""
     return [float(answers_match(text_of(c), str(a))) for c, a in zip(completions, answer, strict=True)]
 

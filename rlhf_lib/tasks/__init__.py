@@ -73,7 +73,9 @@ def made(kind: type[Task], *given: Any) -> Task:
         raise InputError(f"task={kind.name} cannot be made: {described(error)}; correct {kind.__name__}.__init__") from error
 
 
-def task_of(args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str = "", reward_fn: Callable | None = None) -> Task:
+def task_of(
+    args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str = "", reward_fn: Callable | str | None = None
+) -> Task:
     """The task that arguments ask for, with their data, prompts and rewards; `model` tells tokenizer and context.
 
     Raises:

@@ -131,7 +131,7 @@ def test_a_comparison_types_nothing_for_the_user(folder):
 def test_a_texts_letters_do_not_make_it_code(folder):
     """What runs is the type that typing makes, and no way through JSON or text operations leads to it."""
     typed = CodeInFile("evil.py:earn")
-    for text in (json.loads(json.dumps(typed)), str(typed), f"{typed}", typed.strip(), typed + "", typed.partition("=")[0]):
+    for text in (json.loads(json.dumps(typed)), str(typed), f"{typed}", typed.strip(), typed + "", typed[:], typed.lower()):
         assert text == typed
         with pytest.raises(InputError, match="unknown"):
             choose_rewards([text])
@@ -290,7 +290,7 @@ def test_files_that_hold_no_reward(text, folder):
     ("word", "message"),
     [
         ("absent.py:earn", "absent.py cannot be read"),
-        (".:earn", "unknown"),
+        (".:earn", "names code"),
         ("folder.py:earn", "folder.py cannot be read"),
         ("mine.py", "must be FILE.py:NAME"),
         ("mine.py:", "must be FILE.py:NAME"),

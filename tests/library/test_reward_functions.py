@@ -112,7 +112,7 @@ class Judge:
 
 
 class Network(torch.nn.Module):
-    def forward(self, completions):
+    def forward(self, completions, **kwargs):
         return torch.ones(len(completions), requires_grad=True)
 
 
@@ -418,7 +418,7 @@ def strict_format_reward_func(completions, **kwargs) -> list[float]:
 
 def soft_format_reward_func(completions, **kwargs) -> list[float]:
     shape = r"<reasoning>.*?</reasoning>\\s*<answer>.*?</answer>"
-    return [0.5 if re.match(shape, completion[0]["content"]) else 0.0 for completion in completions]
+    return [0.5 if re.match(shape, completion[0]["content"], re.DOTALL) else 0.0 for completion in completions]
 
 
 def tags_of(text) -> float:
