@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import tyro
 
@@ -16,6 +17,7 @@ from rlhf_lib.args.types import (
     Count,
     CountFromZero,
     Decay,
+    Examples,
     Name,
     NotNegative,
     Positive,
@@ -36,6 +38,15 @@ PromptStyle = Literal["plain", "chat", "xml"]
 OF_A_CRITIC = ("normalize_reward", "head_lr", "vf_coef", "clip_value", "gamma", "gae_lambda", "critic_phases")
 TaskName = Annotated[Name | type | None, typed("{None}|TASK|FILE.py:CLASS", or_none=True)]
 GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a text is the address of an HTTP server."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # port raises on a wrong one
+    except ValueError:
+        return False
 
 
 def json_or_text(value: str) -> Any:
@@ -87,7 +98,7 @@ class PromptArgs(CheckedArgs):
     template_args: tuple[str, ...] = ()
     """Arguments of the model's chat template, each NAME=VALUE, such as enable_thinking=false; a value that is JSON is read as
     JSON, any other as text."""
-    few_shot: CountFromZero = 0
+    few_shot: Examples = 0
     """Worked examples from the training split before each question; as many of them as the context has room for."""
 
     def __post_init__(self) -> None:
@@ -368,7 +379,7 @@ class LoraArgs(RLHFArgs):
         """Check what fields say together."""
         super().__post_init__()
         require(
-            self.sampler_url.startswith(("http://", "https://")),
+            is_web_address(self.sampler_url),
             f"sampler_url={self.sampler_url!r} must begin with http:// or https://, such as http://127.0.0.1:8000",
         )
         if self.sampler != "own":
