@@ -16,12 +16,14 @@ LONGEST_TAIL = 4000  # characters at the end of a completion in which an answer 
 MOST_HASHES = 16  # the last so many #### are looked at
 
 HEADING = re.compile(r"\W*(?:(?:step|part)\b|[0-9]{1,2} ?[.):] ?[^\W\d])", re.IGNORECASE)
-ANSWERING = re.compile(r"[0-9]|\\boxed|\banswer\s+is\b", re.IGNORECASE)  # where this follows a text after ####, it was a heading
+ANSWERING = re.compile(
+    r"[0-9]|\\boxed|\banswer\s+is\b", re.IGNORECASE
+)  # where this follows a text after ####, it was a heading
 SAYS = re.compile(
     r"(?<![\w/])(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\s+(?:is|(?:should|must|would)\s+be)\b|[*_]{0,3}:)[\s:*_]*",
     re.IGNORECASE,
 )
-SENTENCE = re.compile(r"(?:[^\n]*:[ *_]*\n\s*)?(?:[^\n.!?]|[.!?](?!\s+[^\W\d]|\s*$))*")
+SENTENCE = re.compile(r"(?:[^\n]*:[ *_]*\n\s*)?(?:[^\n.!?]|[.!?](?!\s+[^\W\d]|\s*$))*\.?")
 LETTER = re.compile(  # "a" is an article too, so that it needs a bracket, a stop or the line's end after it
     r"[\s*_(\[{$\\]*(?:(?:option|choice|text|textbf|mathrm)\b[\s({\[*]*)?"
     r"(?:([B-Eb-e])\b(?!')|([Aa])(?=\s*(?:[)\].:,*}$]|\n|$)))",
@@ -43,8 +45,8 @@ def extract_tagged(completion: str) -> str | None:
 def extract_hashes(completion: str) -> str | None:
     """The answer that #### marks (GSM8K's convention), on its own line or else on the next; None where #### marks none.
 
-    In Markdown #### begins a heading. The last line that is none (is_heading) counts. Where all could be headings the last one is
-    an answer unless something that could be it (ANSWERING) follows.
+    In Markdown #### begins a heading. The last line that is none (is_heading) counts. Where all could be headings the last one
+    is an answer, unless something that could be it (ANSWERING) follows.
     """
     parts = [part.strip() for part in completion.rsplit("####", MOST_HASHES)[1:]]
     lines = [part.split("\n", 1)[0] for part in parts]
@@ -100,8 +102,8 @@ def is_option(reference: str) -> bool:
 
 
 def extract_letter(completion: str) -> str | None:
-    """The letter of the option chosen: in the last closed <answer>, after ####, boxed, or said; else alone on the last line; else
-    the last "(c)" or "option c" of the text; else alone on the first line. A word such as "a" is no choice."""
+    """The letter of the option chosen: in the last closed <answer>, after ####, boxed, or said; else alone on the last line;
+    else the last "(c)" or "option c" of the text; else alone on the first line. A word such as "a" is no choice."""
     tail = completion[-LONGEST_TAIL:]
     said = [tail[match.end() : match.end() + LONGEST_ANSWER] for match in SAYS.finditer(tail)]
     places = (extract_tagged(completion), extract_hashes(completion), extract_boxed(completion), *said[-1:])
@@ -151,11 +153,11 @@ def extract_answer(completion: str, convention: str = "any") -> str | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    r"""The number that a text states: 18, $18.00, 1,000, -3, 1/2, 1 1/2, \frac{1}{2}, 50%, 18 dollars, x = 18; None if it states none.
+    r"""The number that a text states: 18, $18.00, 1,000, 1 1/2, \frac{1}{2}, 50%, 18 dollars, x = 18; None if it states none.
 
-    `bare` leaves the number alone, and NUMBER has to match all that is left: 2\sqrt{3} is not 2. Units are dropped: 50% is 50. None
-    too for a text longer than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises
-    an error.
+    `bare` leaves the number alone, and NUMBER has to match all that is left: 2\sqrt{3} is not 2. Units are dropped: 50% is 50.
+    None too for a text longer than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no
+    text raises an error.
     """
     match = NUMBER.fullmatch(bare(text)) if len(text) <= LONGEST_ANSWER else None
     if match is None or abs(int(match["exponent"] or 0)) > LARGEST_EXPONENT:
@@ -191,7 +193,7 @@ def same_answer(first: str, second: str) -> bool:
 
 
 def read_reference(reference: str) -> str:
-    """The answer of a reference: what it marks; else, of a worked solution of several lines, the last number; else all of it."""
+    """The answer of a reference: what it marks; else the last number of several lines, a worked solution; else all of it."""
     worked = "\n" in reference.strip()
     found = extract_answer(reference) if worked else marked_answer(reference)
     return found or reference
@@ -206,8 +208,8 @@ def answers_match(completion: str, reference: str, convention: str = "any") -> b
     """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
 
     `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
-    is", the last number, and takes a text without any of them as it stands; the reference itself always matches. A reference that
-    is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
+    is", the last number, and takes a text without any of them as it stands; the reference itself always matches. A reference
+    that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
     """
     if is_option(reference):
         answer = extract_answer(completion, "letter" if convention == "any" else convention)

@@ -11,14 +11,25 @@ LONGEST_ANSWER = 200  # characters of an answer that are looked at
 LARGEST_EXPONENT = 300
 
 NUMBER = re.compile(
-    r"(?P<sign>[-+]?)(?:(?P<whole>[0-9]+) (?=[0-9]+/))?(?P<numerator>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e(?P<exponent>[-+]?[0-9]+))?)"
-    r"(?:/(?P<denominator>[0-9]+(?:\.[0-9]+)?))?"
+    r"(?P<sign>[-+]?)(?:(?P<whole>[0-9]+) (?=[0-9]+/))?"
+    r"(?P<numerator>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:e(?P<exponent>[-+]?[0-9]+))?)(?:/(?P<denominator>[0-9]+(?:\.[0-9]+)?))?"
 )
 r"""A bare number: -18.5e3, 3/4, 1 1/2 (whole, numerator and denominator)."""
 
 # Print
 
-VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5", "⅙": "1/6"}
+VULGAR = {
+    "½": "1/2",
+    "⅓": "1/3",
+    "⅔": "2/3",
+    "¼": "1/4",
+    "¾": "3/4",
+    "⅕": "1/5",
+    "⅖": "2/5",
+    "⅗": "3/5",
+    "⅘": "4/5",
+    "⅙": "1/6",
+}
 VULGAR |= {"⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅐": "1/7", "⅑": "1/9", "⅒": "1/10"}
 PRINT = str.maketrans(
     {chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # fullwidth forms
@@ -53,7 +64,8 @@ LATEX = (
 def plain(text: str) -> str:
     r"""A text without print and LaTeX that say nothing: \frac12 is 1/2, 1\frac{1}{2} is 1 1/2, 1{,}000 is 1,000, \text{B} is B.
 
-    Dashes are hyphens, spaces of any width spaces, fullwidth characters ordinary ones; tags, special tokens and a calculator's notes go. Lines stay.
+    Dashes are hyphens, spaces of any width spaces, fullwidth characters ordinary ones; tags, special tokens and a calculator's
+    notes go. Lines stay.
     """
     text = TAG.sub(" ", NOTE.sub("", text.translate(PRINT)))
     if "\\" in text or "{,}" in text:
@@ -80,31 +92,42 @@ BEFORE = re.compile(rf"(?:{WORD}|[\s.,:;!?()\[\]{{}}\"'#%≈{CURRENCY}])*")
 AFTER = re.compile(
     rf"(?:{WORD}(?: ?\^ ?\{{?[23]\}}?|[²³])?|[-/] ?(?={LETTER})|-+(?=\s)|[\s.,:;!?…()\[\]{{}}\"'#%‰°′″{CURRENCY}])*"
 )
+SHARE = re.compile(r" (?:out )?of [0-9]+(?![\w.,/%])")  # 7 of 12
 POWERED = re.compile(r"([^\W\d_]+)(?: ?\^|[²³])")
 EQUAL = re.compile(r"[=≈]")
 COMPARED = re.compile(r"[<>≤≥≠]|[!:]=|\\(?:[lg]eq?|neq?|[lg]t)(?![A-Za-z])")
 ASSIGNED = re.compile(r"(?<![\w\\])[A-Za-z](?:_\w+|_\{\w+\})? ?=")
 
-CODES = frozenset("usd us eur gbp inr rs jpy cny rmb cad ca aud au chf sgd hkd nzd krw mxn brl zar".split())
-LABELS = frozenset("step part option choice question problem case example chapter section page line figure fig table".split())
-LENGTHS = frozenset(
-    "mm cm dm m km in ft yd mi inch inches foot feet yard yards mile miles unit units meter meters metre metres s sec centimeter "
-    "centimeters centimetre centimetres millimeter millimeters kilometer kilometers kilometre kilometres".split()
-)
-GLUED = frozenset(
-    "am pm mm cm dm m km in ft yd mi mg g kg lb lbs oz ml cl l s sec secs min mins h hr hrs st nd rd th mph kph kmh fps rpm hz khz mhz "
-    "ghz kw kwh gb mb tb kb kcal cal pts px usd eur gbp inr cad aud ms pc pcs day yr yrs".split()
-)
-ONE_LETTER = frozenset("mghslLWVANJKCF")
-NO_UNITS = frozenset(
-    "or not no never nor isn't half halves thirds fifths twice x pi sqrt root sin cos tan cot sec csc log ln exp "
-    "squared cubed minus plus mod alpha beta gamma theta lambda factorial".split()
-)
+CODES = {  # of currencies, in front of an amount
+    "usd", "us", "eur", "gbp", "inr", "rs", "jpy", "cny", "rmb", "cad", "ca", "aud", "au", "chf", "sgd", "hkd", "nzd",
+    "krw", "mxn", "brl", "zar",
+}  # fmt: skip
+LABELS = {  # a number after them is a name
+    "step", "part", "option", "choice", "question", "problem", "case", "example", "chapter", "section", "page", "line",
+    "figure", "fig", "table",
+}  # fmt: skip
+LENGTHS = {  # units that may be squared
+    "mm", "cm", "dm", "m", "km", "in", "ft", "yd", "mi", "inch", "inches", "foot", "feet", "yard", "yards", "mile",
+    "miles", "unit", "units", "meter", "meters", "metre", "metres", "s", "sec", "centimeter", "centimeters", "centimetre",
+    "centimetres", "millimeter", "millimeters", "kilometer", "kilometers", "kilometre", "kilometres",
+}  # fmt: skip
+GLUED = {  # units that stand behind a number without a space; longer words may too
+    "am", "pm", "mm", "cm", "dm", "m", "km", "in", "ft", "yd", "mi", "mg", "g", "kg", "lb", "lbs", "oz", "ml", "cl", "l",
+    "s", "sec", "secs", "min", "mins", "h", "hr", "hrs", "st", "nd", "rd", "th", "mph", "kph", "kmh", "fps", "rpm", "hz",
+    "khz", "mhz", "ghz", "kw", "kwh", "gb", "mb", "tb", "kb", "kcal", "cal", "pts", "px", "usd", "eur", "gbp", "inr",
+    "cad", "aud", "ms", "pc", "pcs", "day", "yr", "yrs",
+}  # fmt: skip
+ONE_LETTER = set("mghslLWVANJKCF")
+NO_UNITS = {
+    "or", "not", "no", "never", "nor", "isn't", "half", "halves", "thirds", "fifths", "twice", "x", "pi", "sqrt", "root",
+    "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "squared", "cubed", "minus", "plus", "mod", "alpha",
+    "beta", "gamma", "theta", "lambda", "factorial",
+}  # fmt: skip
 VARIABLES = re.compile(r"[xyz]+|[α-ωΑ-Ω]")
 
 
 def is_before(text: str, sign: str) -> bool:
-    """Whether what stands before a number is currency, punctuation and words of a sentence, and no label, function or operator."""
+    """Whether there are currency, punctuation and words alone before a number, and no label, function or operator."""
     words = WORDS.findall(text.casefold())
     if not BEFORE.fullmatch(text) or (words and sign.endswith(" ")):
         return False
@@ -116,7 +139,7 @@ def is_before(text: str, sign: str) -> bool:
 
 
 def is_after(text: str) -> bool:
-    """Whether what stands after a number is units, currency, punctuation and words, and no variable, function or operator."""
+    """Whether there are units, currency, punctuation and words alone after a number, and no variable, function or operator."""
     if not AFTER.fullmatch(text) or not LENGTHS.issuperset(POWERED.findall(text.casefold())):
         return False
     words = WORDS.findall(text)
@@ -140,7 +163,7 @@ def bare(text: str) -> str:
     r"""The number alone, as NUMBER matches it, of a text that states one and nothing else: "$1,000.00 a day" is 1000.00.
 
     Beside the number may stand units, currency, punctuation and words; of an equation its right side counts. Where more is left
-    over (3x, 2\sqrt{3}, 3:30, 5 or 6) the plain text comes back, which NUMBER does not match. No sum is worked out, no root taken.
+    over (3x, 2\sqrt{3}, 3:30, 5 or 6) the plain text comes back, which NUMBER does not match. Nothing is worked out.
     """
     stated = re.sub(r"\*\*|__|`", " ", right_side(plain(text))).strip(" *_")
     found = PRINTED.search(stated)
@@ -149,7 +172,8 @@ def bare(text: str) -> str:
     before, after = stated[: found.start()], stated[found.end() :]
     if before.endswith("*") and after.startswith("*"):
         before, after = before[:-1], after[1:]
-    if not is_before(before, found["sign"] or "") or not is_after(after):
+    share = None if found["denominator"] else SHARE.match(after)
+    if not is_before(before, found["sign"] or "") or not is_after(after[share.end() :] if share else after):
         return stated
     sign = (found["sign"] or "").strip() + (found["inner"] or "")
     whole, above, below = (re.sub("[ ,']", "", found[name] or "") for name in ("whole", "numerator", "denominator"))
@@ -178,7 +202,7 @@ def joined(words: list[str], i: int) -> bool:
     third, digit = words[i + 2] if i + 2 < len(words) else "", second[0] in "0123456789"
     if OPERATOR.fullmatch(first):
         sign = first in "+-" and (digit or second[0] in CURRENCY)
-        return is_operand(second) and (is_operand(words[i - 1]) if i else sign) or (sign and words[i - 1][-1] in "=:(")
+        return (is_operand(second) and (is_operand(words[i - 1]) if i else sign)) or (sign and words[i - 1][-1] in "=:(")
     if first in CURRENCY or (first[-1] in "=" and first != "="):
         return digit
     if not is_operand(first):
