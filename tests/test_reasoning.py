@@ -225,8 +225,8 @@ def test_parse_number__more_than_a_number(student):
     a, b, c = numbers(student, 3)
     for text in (
         f"\\sqrt{{{a}}} + {b}", f"{a}\\sqrt{{{b}}}", f"{a}x", f"{a}^{b}", f"{a}\\times 10^{b}", f"{a} + {b}",
-        f"{a}-{b}", f"{a}:{b}", f"({a}, {b})", f"{a} or {b} or {c}", f"{a} hours {b} minutes", f"{a}/{b}/{c}", f"Step {a}: conclude",
-        f"x > {a}",
+        f"{a}-{b}", f"{a}:{b}", f"({a}, {b})", f"{a} or {b} or {c}", f"{a} hours {b} minutes", f"{a}/{b}/{c}",
+        f"Step {a}: conclude", f"x > {a}",
     ):  # fmt: skip
         compare_number(student, text, None)
 

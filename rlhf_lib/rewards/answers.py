@@ -201,7 +201,8 @@ def read_reference(reference: str) -> str:
 
 def is_literal(completion: str, reference: str) -> bool:
     """Whether a completion is the reference letter by letter, with #### before it or without."""
-    return completion.strip().removeprefix("####").strip() == reference.strip() != ""
+    text, whole = completion.strip(), reference.strip()
+    return whole != "" and whole in (text, text.removeprefix("####").strip())
 
 
 def answers_match(completion: str, reference: str, convention: str = "any") -> bool:

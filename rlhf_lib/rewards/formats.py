@@ -15,8 +15,8 @@ from rlhf_lib.rewards.answers import answers_match, extract_tagged, parse_number
 Completion = str | list[dict[str, str]]
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n")
-# (?=(...))\1 takes the first place that fits and tries no other, which makes the work linear in the text: what follows could not
-# fit behind a later place either
+# (?=(...))\1 takes the first place that fits and tries no other, which makes the work linear in the text: what follows could
+# not fit behind a later place either
 MULTILINE = re.compile(r"(?=(<reasoning>\n.*?\n</reasoning>\n<answer>\n))\1.*?\n</answer>\n?", re.DOTALL)
 SOFT = re.compile(r"(?=(<reasoning>.*?</reasoning>\s*<answer>))\1.*?</answer>", re.DOTALL)
 LEAST_REASONING = 8  # characters of reasoning below which the hardened format reward takes it for none

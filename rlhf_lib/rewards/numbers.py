@@ -183,6 +183,7 @@ def bare(text: str) -> str:
 # Numbers in running text
 
 TUPLE = re.compile(r"[(\[] ?[-+0-9./]{1,40}(?: ?[,;] ?[-+0-9./]{1,40}){1,20} ?[)\]]")
+WITH_AND = re.compile(r"(?<=[0-9]) and (?=[0-9]+ ?/ ?[0-9])")  # 1 and 1/2
 NAMED = re.compile(r"[^\W\d_][\w'-]*")  # H2O, x_1: a name with a digit in it
 OPERATOR = re.compile(r"[-+*/^×÷·±x]|\\(?:times|cdot|div|pm)")
 OPENS, CLOSES = re.compile(r".*(?:[*/^×÷+]|\\times|\\cdot|\\div)"), re.compile(r"[*/^×÷·√²³]|\\[A-Za-z]")
@@ -235,6 +236,7 @@ def around(words: list[str], at: int) -> str:
 
 def stated_in(line: str) -> tuple[list[str], list[int]]:
     """The words of a line, and which of them state numbers."""
+    line = WITH_AND.sub(" ", line)
     words = TUPLE.sub(lambda found: found[0].replace(" ", ""), line).split()
     edges = f"{EDGES}.()[]{{}}"
     has_digit = (i for i, word in enumerate(words) if any(c in "0123456789" for c in word))

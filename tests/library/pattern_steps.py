@@ -83,7 +83,7 @@ class Steps:
                 yield from self.ends(nodes, k + 1, end)
 
     def length(self, kind: int, value: int, i: int) -> int:
-        """Characters that a reference to a group takes, which the patterns here only make where it fits; of a place (AT) none."""
+        """Characters of a reference to a group, which always fits in the patterns that are counted; of a place (AT) none."""
         if kind is op.AT:
             return 0  # as if it held: more steps, not fewer
         assert kind is op.GROUPREF, f"{kind} is not known here"

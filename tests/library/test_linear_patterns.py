@@ -16,7 +16,8 @@ WIDESPREAD_MULTILINE = re.compile(r"<reasoning>\n.*?\n</reasoning>\n<answer>\n.*
 
 PIECES = (
     "<reasoning>", "</reasoning>", "<answer>", "</answer>", "<reasoning>\n", "\n</reasoning>\n<answer>\n",
-    "</reasoning><answer>", "</reasoning> ", "\n</answer>", "\n</answer>\n", "\n", " ", "a", "a\n", "answer ", "answer is", "\\boxed", "-",
+    "</reasoning><answer>", "</reasoning> ", "\n</answer>", "\n</answer>\n",
+    "\n", " ", "a", "a\n", "answer ", "answer is", "\\boxed", "-",
 )  # fmt: skip
 HEADS = ("", "<reasoning>", "<reasoning>\n", "<reasoning>\n\n</reasoning>\n<answer>\n", "<reasoning></reasoning>", "answer")
 USED = ((STRICT, "fullmatch"), (MULTILINE, "fullmatch"), (SOFT, "match"), (ANSWERING, "search"), (HEADING, "match"))
