@@ -9,11 +9,8 @@ from rlhf_lib.args.rules import (
     InputError,
     default_of,
     require,
-    require_not_negative,
-    require_positive,
-    require_share,
 )
-from rlhf_lib.args.saved import from_json, to_json
+from rlhf_lib.args.saved import from_file, from_json, read_object, read_text, to_json
 from rlhf_lib.args.supervised import PretrainArgs, RewardModelArgs, SftArgs
 from rlhf_lib.args.training import (
     GEN_LEN,
@@ -53,10 +50,10 @@ __all__ = [
     "TaskArgs",
     "TrainingArgs",
     "default_of",
+    "from_file",
     "from_json",
+    "read_object",
+    "read_text",
     "require",
-    "require_not_negative",
-    "require_positive",
-    "require_share",
     "to_json",
 ]

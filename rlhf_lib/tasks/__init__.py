@@ -53,8 +53,8 @@ def task_of(args: PromptArgs, model: Any = None, gen_len: int = 0, prefix: str =
         task: Task = TASKS[args.task](args, getattr(model, "tokenizer", None), room)
     else:
         task = make_task(args.task, prefix, reward_fn)
-        plain = args.data is None and args.prompt_style == "plain"
-        require(plain, f"task={task.name} has no data sets and prompt styles; leave out data and prompt_style")
+        plain = args.data is None and not args.columns and args.prompt_style == "plain"
+        require(plain, f"task={task.name} has no data sets and prompt styles; leave out data, columns and prompt_style")
         examples = args.few_shot == 0 or not isinstance(args, TrainingArgs)
         require(examples, f"task={task.name} trains without examples; leave out few_shot={args.few_shot}")
     if not isinstance(args, TaskArgs):
