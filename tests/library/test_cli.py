@@ -109,7 +109,7 @@ def test_help_says_what_every_field_means(run):
 
     _, out = run("train", "grpo", "--task", "pocket", "--help")
     for f in fields(GrpoArgs):
-        assert f.name in ("prompts", "columns") or f"--{f.name.replace('_', '-')}" in out
+        assert f.name in ("prompts", *GrpoArgs.unread) or f"--{f.name.replace('_', '-')}" in out
     import ast
     import inspect
 
@@ -158,7 +158,7 @@ def test_help_says_what_every_field_means(run):
         (["train", "self-training", "--task", "char-count"], "no right answers"),
         (["train", "reward-model", "--comparisons", "/no/such"], "is not a file"),
         (["train", "reward-model", "--kind", "verifier", "--margin", "1"], "leave them out"),
-        (["train", "grpo", "--budget", "0"], "above 0 seconds"),
+        (["train", "grpo", "--budget", "0"], "must be above 0"),
         (["eval", "--output-dir", "/dev/null/x", "--problems", "2"], "cannot be written"),
         (["train", "grpo", "--critic-phases", "1"], "needs a critic"),
         (["train", "grpo", "--rewards", "correctness"], "need right answers"),
