@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 54b0536000ef
+# Rendered by `rlhf course render`; fingerprint b4c908cc325e
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -49,7 +49,6 @@ from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
-from rlhf_lib.models.lengths import count_tokens
 from rlhf_lib.models.loading import padding_id
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 8eb517254c90
+# Rendered by `rlhf course render`; fingerprint 1411f0731521
 """Solutions of chapters/6_reasoning.md; run them with `python -m solutions.reasoning`.
 
 Reading answers, rewarding them, fine-tuning on worked solutions, and choosing among many.
@@ -22,7 +22,6 @@ from rlhf_lib.advantages import compute_gae, last_real_token
 from rlhf_lib.args import InputError, ReftArgs
 from rlhf_lib.memory import ReplayMemory
 from rlhf_lib.models import TransformerWithValueHead
-from rlhf_lib.models.lengths import count_tokens
 from rlhf_lib.models.loading import padding_id
 from rlhf_lib.objectives import Mask, hide
 from rlhf_lib.optim import get_supervised_optimizer

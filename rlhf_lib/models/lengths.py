@@ -10,7 +10,7 @@ def is_far_too_long(text: str, room: int) -> bool:
     return len(text) > CHARACTERS * room
 
 
-def count_tokens(tokenizer: Any, text: str, room: int) -> int:
+def token_count(tokenizer: Any, text: str, room: int) -> int:
     """The number of tokens of a text, without special ones; of one that is far too long for `room`, only more than that."""
     return room + 1 if is_far_too_long(text, room) else len(tokenizer(text, add_special_tokens=False)["input_ids"])
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lib.args import InputError
-from rlhf_lib.models.lengths import count_tokens
+from rlhf_lib.models.lengths import token_count
 from rlhf_lib.tasks.chat import render_chat
 
 CHAT_SYSTEM = "Solve the problem step by step. End with the answer on a line of its own: #### and the answer."
@@ -77,7 +77,7 @@ def build_chat_prompt(
         return render_chat(tokenizer, [*turns, {"role": "user", "content": question}], system, arguments or {})
 
     shots, prompt = list(examples), text(examples)
-    while shots and count_tokens(tokenizer, prompt, room) > room:
+    while shots and token_count(tokenizer, prompt, room) > room:
         shots = shots[1:]
         prompt = text(shots)
     return prompt
@@ -114,7 +114,7 @@ def build_prompt(
     head = f"{told}\n\n" if style == "xml" and told else ""
 
     def count(text: str) -> int:
-        return 0 if tokenizer is None else count_tokens(tokenizer, head + text, room)
+        return 0 if tokenizer is None else token_count(tokenizer, head + text, room)
 
     return head + build_few_shot_prompt(question, examples, room, count)
 
