@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from rlhf_lib.args.rules import require
-from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TrainingArgs
+from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TaskName, TrainingArgs
 from rlhf_lib.args.types import MOST, Between, Count, Name, NotNegative, Positive, Share, Size, SizeFromZero
 
 
@@ -12,7 +12,7 @@ from rlhf_lib.args.types import MOST, Between, Count, Name, NotNegative, Positiv
 class SftArgs(PromptArgs, TrainingArgs):
     """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
 
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
     epochs: Count = 2
     """Passes over the training problems."""
@@ -64,7 +64,7 @@ class SftArgs(PromptArgs, TrainingArgs):
 class RewardModelArgs(TaskArgs, TrainingArgs):
     """A reward model: trained on comparisons, on numbers, or as a verifier of solutions sampled from the policy."""
 
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Whose problems the policy answers, and by what its answers are judged: pocket, gsm8k, svamp or mathqa."""
     kind: Literal["bradley-terry", "regression", "verifier"] = "bradley-terry"
     """bradley-terry: which of two is better. regression: the reward itself. verifier: the chance that a solution is right."""

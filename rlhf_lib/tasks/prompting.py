@@ -83,6 +83,11 @@ def build_chat_prompt(
     return prompt
 
 
+def system_text(style: str, given: str | None) -> str:
+    """The instructions of prompt style chat or xml, or those given in their place."""
+    return (CHAT_SYSTEM if style == "chat" else XML_SYSTEM) if given is None else given
+
+
 def build_prompt(
     question: str,
     examples: list[tuple[str, str]],
@@ -103,7 +108,7 @@ def build_prompt(
             "prompt_style='chat' needs a tokenizer with a chat template and this model's has none; use plain or xml, or an "
             "instruction-tuned model"
         )
-    told = (CHAT_SYSTEM if style == "chat" else XML_SYSTEM) if system is None else system
+    told = system_text(style, system)
     if style == "chat" or (style == "xml" and has_template):
         return build_chat_prompt(question, examples, room, tokenizer, told, arguments)
     if arguments:

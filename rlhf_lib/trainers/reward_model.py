@@ -27,7 +27,7 @@ from rlhf_lib.preferences import (
     expected_calibration_error,
     make_comparisons,
 )
-from rlhf_lib.rewards import score, text_of
+from rlhf_lib.rewards import text_of
 from rlhf_lib.rewards.learned import last_message
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.runs import Run
@@ -67,8 +67,7 @@ def sample_judged(policy: Any, task: Task, prompts: Prompts, args: RewardModelAr
         repeated, completions = prompts.repeat(size + 1), [text for group in groups for text in group]
         ids = policy.tokenizer(completions, add_special_tokens=False)["input_ids"]
     if args.kind == "regression":
-        columns = {**repeated.columns, "completion_ids": ids}
-        scores = score(task.reward_fns, task.reward_weights, repeated.prompts, completions, columns)[0].tolist()
+        scores = task.score(repeated, completions, ids)[0].tolist()
     else:
         scores = [float(right) for right in task.is_correct(repeated, completions)]
     questions = repeated.columns.get("question", repeated.prompts)
@@ -166,7 +165,7 @@ class RewardModelTrainer(Trainer):
         """Training and held-out rows, which share no question."""
         args = self.args
         if args.comparisons is not None:
-            reader = Reader(args.skip_bad_rows, args.column_names)
+            reader = Reader(args.skip_bad_rows, args.columns_of_data)
             found = read_comparisons(args.comparisons, args.kind, reader)
             questions = [question_of(row) for row in found]
         else:
