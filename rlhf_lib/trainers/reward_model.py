@@ -85,25 +85,29 @@ def read_comparisons(file: str, kind: str, reader: Reader | None = None) -> list
     path, reader = Path(file).expanduser(), reader or Reader()
     if not path.is_file() or format_of(path) is None:
         raise InputError(f"comparisons={file!r} is not a file of rows prompt, chosen, rejected; give {', '.join(FORMATS)}")
-    read, needed = read_judged, "prompt, completion, score"
+    read, needed = read_judged, ("prompt", "completion", "score")
     if kind == "bradley-terry":
-        read, needed = read_pair, "prompt, chosen, rejected"
+        read, needed = read_pair, ("prompt", "chosen", "rejected")
     found = []
     for row in read_file(path, reader):
+        missing = [name for name in needed if name not in row]
         try:
+            if missing:
+                raise ValueError(f"lacks {', '.join(missing)}")
             found.append(read(row))
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            reader.refuse(row.origin, f"{what}; kind={kind} reads {needed}: texts or lists of messages, and scores as numbers")
+            rule = f"kind={kind} reads {', '.join(needed)}: texts or lists of messages, and scores as numbers"
+            reader.refuse(row.origin, f"{f'a message lacks {error}' if isinstance(error, KeyError) else error}; {rule}")
     if reader.report is not None:
         print(visible(f"comparisons={file!r}: {reader.report}"), file=sys.stderr)
     return found
 
 
 def said_in(row: Mapping[str, Any], column: str, read: Callable[[Any], str]) -> str:
-    """What a column says, plain or conversational."""
+    """What a column says, plain or conversational; a completion may say nothing."""
     text = read(row[column])
-    plain_text(text, column)
+    if text or column == "prompt":
+        plain_text(text, column)
     return text
 
 
