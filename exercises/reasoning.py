@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint b4c908cc325e
+# Rendered by `rlhf course render`; fingerprint 04c8e16cf8d7
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -78,7 +78,7 @@ from rlhf_lib.rewards.shaping import reft_reward
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import explained_variance
 from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
-from rlhf_lib.tasks.prompting import question_text
+from rlhf_lib.tasks.prompting import count_tokens, question_text
 from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
 from rlhf_lib.trainers.ppo import RLHFTrainer
 from rlhf_lib.trainers.sft import encode_solutions, minibatches, supervised_step

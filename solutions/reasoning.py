@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 1411f0731521
+# Rendered by `rlhf course render`; fingerprint 0b384d6e249a
 """Solutions of chapters/6_reasoning.md; run them with `python -m solutions.reasoning`.
 
 Reading answers, rewarding them, fine-tuning on worked solutions, and choosing among many.
@@ -41,7 +41,7 @@ from rlhf_lib.rewards.shaping import reft_reward
 from rlhf_lib.rollouts import get_logprobs
 from rlhf_lib.runs import explained_variance
 from rlhf_lib.tasks import Task
-from rlhf_lib.tasks.prompting import question_text
+from rlhf_lib.tasks.prompting import count_tokens, question_text
 from rlhf_lib.trainers.ppo import RLHFTrainer
 from rlhf_lib.trainers.sft import encode_solutions, minibatches, supervised_step
 

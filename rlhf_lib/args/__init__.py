@@ -10,11 +10,8 @@ from rlhf_lib.args.rules import (
     InputError,
     default_of,
     require,
-    require_not_negative,
-    require_positive,
-    require_share,
 )
-from rlhf_lib.args.saved import comparable, from_json, require_no_saved_code, to_json
+from rlhf_lib.args.saved import comparable, from_file, from_json, read_object, read_text, require_no_saved_code, to_json
 from rlhf_lib.args.supervised import PretrainArgs, RewardModelArgs, SftArgs
 from rlhf_lib.args.training import (
     GEN_LEN,
@@ -56,11 +53,11 @@ __all__ = [
     "TrainingArgs",
     "comparable",
     "default_of",
+    "from_file",
     "from_json",
+    "read_object",
+    "read_text",
     "require",
     "require_no_saved_code",
-    "require_not_negative",
-    "require_positive",
-    "require_share",
     "to_json",
 ]

@@ -1,15 +1,18 @@
 """Arguments as JSON: what a run keeps of itself, and what a recipe is. Nothing in such a file is ever imported or called."""
 
 import json
+import os
 import re
 import shlex
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rlhf_lib.args.code import CodeInFile, names_code, saved_name
 from rlhf_lib.args.given import digest_of
 from rlhf_lib.args.rules import InputError, default_of, require
 from rlhf_lib.args.training import RunArgs
+from rlhf_lib.args.types import checked, shown
 from rlhf_lib.args.weights import reward_text
 
 Args = TypeVar("Args", bound=RunArgs)
@@ -51,15 +54,63 @@ def from_json(kind: type[Args], text: str, source: str = "arguments") -> Args:
     """Arguments of class `kind` from JSON; `source` names the file in errors.
 
     Where the file names code, the arguments hold the name, which cannot be run: see `require_no_saved_code`.
+
+    Raises:
+        InputError: no JSON object, a field that the class lacks, or a value that a field does not allow.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{source} is not JSON ({error}); delete it or restore it from a copy") from None
+    values = parse_object(text, source)
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
     require(not unknown, f"{source} has fields that {kind.__name__} lacks: {', '.join(unknown)}; remove them")
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    try:
+        return kind(**checked(kind, values))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def from_file(kind: type[Args], file: str | os.PathLike) -> Args:
+    """Arguments of class `kind` from a file of JSON: a recipe, or a run's args.json."""
+    return from_json(kind, read_text(file), str(file))
+
+
+def read_object(file: str | os.PathLike) -> dict[str, Any]:
+    """The JSON object that a file holds, whatever its fields."""
+    return parse_object(read_text(file), str(file))
+
+
+def read_text(file: str | os.PathLike) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return Path(file).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}); check path and permissions") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def parse_object(text: str, source: str) -> dict[str, Any]:
+    """The object that a JSON text is, in which every name stands once; `source` names the file in errors."""
+    try:
+        found = json.loads(text, object_pairs_hook=without_repeats)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error).split(";")[0]
+        raise InputError(f"{source} is not JSON ({reason}); mend it, or restore it from a copy") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{source} holds {shown(found)} and no JSON object; write the fields as {{NAME: VALUE, ...}}")
+    return found
+
+
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, if no name stands in it twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} stands in it twice")
+    return found
 
 
 def require_no_saved_code(args: Any) -> None:

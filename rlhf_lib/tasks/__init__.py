@@ -132,8 +132,8 @@ def room_for_prompts(model: Any, gen_len: int) -> int | None:
 
 def require_no_data(task: Task, args: PromptArgs) -> None:
     """Raise where arguments ask for what only word problems have."""
-    plain = args.data is None and args.prompt_style == "plain"
-    require(plain, f"task={task.name} has no data sets and prompt styles; leave out data and prompt_style")
+    plain = args.data is None and not args.columns and args.prompt_style == "plain"
+    require(plain, f"task={task.name} has no data sets and prompt styles; leave out data, columns and prompt_style")
     examples = args.few_shot == 0 or not isinstance(args, TrainingArgs)
     require(examples, f"task={task.name} trains without examples; leave out few_shot={args.few_shot}")
 
