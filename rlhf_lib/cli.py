@@ -170,6 +170,14 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
         raise InputError(f"{file}: {error}") from None
 
 
+def held_out_of(task: Any, *asked: Any) -> Any:
+    """A task's held-out prompts; an error where it has none."""
+    prompts = task.held_out(*asked)
+    if not prompts:
+        raise InputError(f"task={task.name} has no right answers to held-out problems; use --task pocket, gsm8k or another")
+    return prompts
+
+
 def sample(rest: list[str]) -> int:
     """rlhf sample ..."""
     args = parse(arguments.SampleArgs, rest, "rlhf sample", from_run(arguments.SampleArgs, rest))
@@ -184,10 +192,7 @@ def sample(rest: list[str]) -> int:
     if args.prompt is not None:
         prompts = [args.prompt] * args.count
     else:
-        problems = task_of(args, model, args.gen_len).held_out(args.count, args.few_shot)
-        if not problems:
-            raise InputError(f"task={args.task!r} has no held-out problems to sample; give a prompt of your own with --prompt")
-        prompts = problems.prompts
+        prompts = held_out_of(task_of(args, model, args.gen_len), args.count, args.few_shot).prompts
     shown = {"trained": model} if args.run or args.adapter else {"model": model}
     if isinstance(model, TransformerWithLora):
         shown = {"base": BridgedTransformer(model.base.name, device=args.device, dtype=args.dtype), **shown}
@@ -218,9 +223,7 @@ def evaluate(rest: list[str]) -> int:
         make_directory(args.output_dir)
     model = load_model(args)
     task = task_of(args, model, args.gen_len)
-    prompts = task.held_out(args.problems, args.few_shot, args.style if args.few_shot else None)
-    if not prompts:
-        raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
+    prompts = held_out_of(task, args.problems, args.few_shot, args.style if args.few_shot else None)
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
     greedy = judge(model, task, prompts, temperature=0.0, **options)
     table, sampled = greedy.table(), None
@@ -340,8 +343,6 @@ def main(words: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         fault, told = fault_of_machine(error), fault_in_file(error)
-        if told is not None and (fault is None or fault[1] == 2):
-            fault = (f"{told}; correct it", 2)
-        if fault is None:
+        if fault is None and told is None:
             raise
-        return stop(*fault)
+        return stop(*(fault or (f"{told}; correct it", 2)))

@@ -141,17 +141,6 @@ def from_word(word: str) -> str:
     return CodeInFile(word) if NAMES_A_FILE.search(word) else word
 
 
-def words(metavar: str) -> PrimitiveConstructorSpec[Any]:
-    """How the command line reads a list of words, of what in Python may be something else too."""
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=f"[{metavar} [{metavar} ...]]",
-        instance_from_str=tuple,
-        is_instance=lambda value: True,
-        str_from_instance=list,
-    )
-
-
 def typed(metavar: str, or_none: bool = False) -> PrimitiveConstructorSpec[Any]:
     """How the command line reads a value that may be FILE.py:NAME; with `or_none` the word None is no value."""
     return PrimitiveConstructorSpec(
@@ -160,4 +149,15 @@ def typed(metavar: str, or_none: bool = False) -> PrimitiveConstructorSpec[Any]:
         instance_from_str=lambda words: None if or_none and words[0] == "None" else from_word(words[0]),
         is_instance=lambda value: True,
         str_from_instance=lambda value: ["None" if value is None else saved_name(value)],
+    )
+
+
+def words(metavar: str) -> PrimitiveConstructorSpec[Any]:
+    """How the command line reads a field of several texts that Python may also give as a dict."""
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"[{metavar} [{metavar} ...]]",
+        instance_from_str=tuple,
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: list(value) if isinstance(value, tuple) else [],
     )

@@ -8,7 +8,7 @@ from rlhf_lib.args.rules import require
 from rlhf_lib.args.training import CommonArgs, Dtype, PromptArgs, RunArgs, TaskName
 from rlhf_lib.args.types import (
     Count,
-    CountFromZero,
+    Examples,
     Name,
     Positive,
     Share,
@@ -110,7 +110,7 @@ class CompareArgs(PromptArgs, RunArgs):
     """How many seeds: 0, 1, 2, ..."""
     budget: Positive = 60.0
     """Seconds of training that each method has for each seed."""
-    few_shot: CountFromZero = 3
+    few_shot: Examples = 3
     """Worked examples of the few-shot row."""
     problems: Size = 100
     """Held-out problems that every method and seed is measured on."""

@@ -25,8 +25,8 @@ def require_prompts(prompts: Any, columns: Any) -> None:
     require(len(kinds) == 1, "prompts are partly texts and partly conversations; make all of them one or the other")
     for i, prompt in enumerate(prompts):
         require_prompt(i, prompt)
-    require(columns == () or isinstance(columns, dict), f"columns={columns!r:.60} must be a dict of lists, by name")
-    for name, column in dict(columns).items():
+    require(not columns or isinstance(columns, dict), f"columns={columns!r:.60} must be a dict of lists, by name")
+    for name, column in (columns or {}).items():
         require(
             isinstance(name, str) and name not in RESERVED,
             f"columns has {name!r}, but a column is named by a text other than {', '.join(RESERVED)}; rename it",
@@ -60,20 +60,20 @@ def is_digest(prompts: Any) -> bool:
     return isinstance(prompts, dict) and set(prompts) == {"count", "columns", "sha256"}
 
 
-def names_of_columns(prompts: Any, columns: Any) -> list[str]:
+def column_names(prompts: Any, columns: Any) -> list[str]:
     """The names of the columns that prompts have."""
-    return sorted(prompts["columns"] if is_digest(prompts) else columns)
+    return sorted(prompts["columns"] if is_digest(prompts) else columns or ())
 
 
 def digest_of(prompts: Any, columns: Any) -> dict[str, Any]:
     """How many prompts there are, the names of their columns, and a SHA-256 over all of both; of such a digest itself."""
     if is_digest(prompts):
         return prompts
-    held = [list(prompts), {name: list(column) for name, column in sorted(dict(columns).items())}]
+    held = [list(prompts), {name: list(column) for name, column in sorted((columns or {}).items())}]
     text = json.dumps(held, default=plain, skipkeys=True)
     return {
         "count": len(prompts),
-        "columns": names_of_columns(prompts, columns),
+        "columns": column_names(prompts, columns),
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
 

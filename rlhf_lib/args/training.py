@@ -5,17 +5,19 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 import tyro
 
 from rlhf_lib.args.code import typed, words
-from rlhf_lib.args.given import names_of_columns, require_prompts
+from rlhf_lib.args.given import column_names, require_prompts
 from rlhf_lib.args.rules import default_of, require
 from rlhf_lib.args.types import (
     CheckedArgs,
     Count,
     CountFromZero,
     Decay,
+    Examples,
     Name,
     NotNegative,
     Positive,
@@ -33,9 +35,18 @@ from rlhf_lib.args.weights import Reward, require_rewards
 LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
 Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
-TaskName = Annotated[Name | type | None, typed("{None}|TASK|FILE.py:CLASS", or_none=True)]
 OF_A_CRITIC = ("normalize_reward", "head_lr", "vf_coef", "clip_value", "gamma", "gae_lambda", "critic_phases")
+TaskName = Annotated[Name | type | None, typed("{None}|TASK|FILE.py:CLASS", or_none=True)]
 GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a text is the address of an HTTP server."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # port raises on a wrong one
+    except ValueError:
+        return False
 
 
 def json_or_text(value: str) -> Any:
@@ -87,7 +98,7 @@ class PromptArgs(CheckedArgs):
     template_args: tuple[str, ...] = ()
     """Arguments of the model's chat template, each NAME=VALUE, such as enable_thinking=false; a value that is JSON is read as
     JSON, any other as text."""
-    few_shot: CountFromZero = 0
+    few_shot: Examples = 0
     """Worked examples from the training split before each question; as many of them as the context has room for."""
 
     def __post_init__(self) -> None:
@@ -108,7 +119,7 @@ class PromptArgs(CheckedArgs):
         )
 
     @property
-    def column_names(self) -> dict[str, str]:
+    def columns_of_data(self) -> dict[str, str]:
         """Our column names with the data's."""
         return {ours: theirs for ours, _, theirs in (given.partition("=") for given in self.columns)}
 
@@ -130,7 +141,7 @@ class TaskArgs(PromptArgs):
     """Directory of a trained reward model (rlhf train reward-model): its score is added to --rewards, or is the only reward."""
 
     def __post_init__(self) -> None:
-        """Check what fields say together."""
+        """Check every field against its rule."""
         super().__post_init__()
         require_rewards(self.rewards)
 
@@ -208,9 +219,10 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     prompts: Annotated[Any, tyro.conf.Suppress] = None
     """Prompts from Python in place of a task: texts, or conversations that go through the model's chat template, lists of
     {"role": ..., "content": ...}. Not a CLI flag."""
-    columns: Annotated[tuple[str, ...] | dict[str, Any], words("OURS=THEIRS")] = ()
-    """Columns of the data under another name, each OURS=THEIRS, such as question=problem answer=target. In Python with prompts:
-    what reward functions receive of each prompt beside it, lists by name; "answer" is what a completion is judged by."""
+    columns: Annotated[tuple[str, ...] | dict[str, Any] | None, words("OURS=THEIRS")] = ()
+    """Columns of the data (or of comparisons) under another name, each OURS=THEIRS, such as question=problem answer=target. In
+    Python, beside prompts: what reward functions receive with each of them, lists by name; "answer" is what a completion is
+    judged by."""
     normalize_reward: bool = True
     """PPO: whiten the rewards of each phase over the batch (mean 0, standard deviation 1)."""
 
@@ -289,6 +301,10 @@ class RLHFArgs(TaskArgs, TrainingArgs):
             f"warmup_steps={self.warmup_steps} must be below total_phases={self.total_phases}, or the learning rate never "
             f"peaks; try warmup_steps={self.total_phases // 10}",
         )
+        self.require_one_source()
+
+    def require_one_source(self) -> None:
+        """Prompts come of a task, of Python, or are the fixed prefix; reward_fn is the fixed prefix's."""
         require(
             self.reward_fn is None or self.task in (None, "char-count"),
             f"task={self.task!r} brings its own rewards; leave out reward_fn, or leave out task for the fixed prefix",
@@ -297,12 +313,10 @@ class RLHFArgs(TaskArgs, TrainingArgs):
             self.reward_fn is None or (self.prompts is None and not self.rewards),
             "reward_fn is the one reward of the fixed prefix; leave it out where rewards or prompts are given",
         )
-        self.require_one_source()
-
-    def require_one_source(self) -> None:
-        """Prompts come of a task, of Python, or are the fixed prefix."""
         if self.prompts is None:
-            require(isinstance(self.columns, tuple), "columns by name belong to prompts; give prompts=[...] too")
+            require(
+                not isinstance(self.columns, dict), "columns={...} belong to prompts; give prompts=[...] too, or leave them out"
+            )
             return
         require_prompts(self.prompts, self.columns)
         require(
@@ -310,7 +324,7 @@ class RLHFArgs(TaskArgs, TrainingArgs):
             "prompts take the place of a task; leave out task, data and few_shot",
         )
         require(
-            bool(self.rewards) or self.reward_model is not None or "answer" in names_of_columns(self.prompts, self.columns),
+            bool(self.rewards) or self.reward_model is not None or "answer" in column_names(self.prompts, self.columns),
             "prompts alone say nothing of what is rewarded; give rewards=[...], a reward_model, or a column answer",
         )
 
@@ -365,7 +379,7 @@ class LoraArgs(RLHFArgs):
         """Check what fields say together."""
         super().__post_init__()
         require(
-            self.sampler_url.startswith(("http://", "https://")),
+            is_web_address(self.sampler_url),
             f"sampler_url={self.sampler_url!r} must begin with http:// or https://, such as http://127.0.0.1:8000",
         )
         if self.sampler != "own":
@@ -454,7 +468,7 @@ class ReftArgs(RLHFArgs):
             f"task={self.task!r} has no worked solutions and right answers; use pocket, gsm8k, svamp or mathqa",
         )
         require(
-            self.prompts is None or self.warmup_epochs == 0 or "solution" in names_of_columns(self.prompts, self.columns),
+            self.prompts is None or self.warmup_epochs == 0 or "solution" in column_names(self.prompts, self.columns),
             f"warmup_epochs={self.warmup_epochs} needs worked solutions; give the prompts a column solution, or set it to 0",
         )
 
@@ -485,6 +499,6 @@ class SelfTrainingArgs(LoraArgs):
             f"task={self.task!r} has no right answers; use pocket, gsm8k, svamp or mathqa",
         )
         require(
-            self.prompts is None or "answer" in names_of_columns(self.prompts, self.columns),
+            self.prompts is None or "answer" in column_names(self.prompts, self.columns),
             "self-training keeps what is right; give the prompts a column answer, or use grpo",
         )

@@ -28,7 +28,7 @@ class GivenPromptsTask(Task):
     def __init__(self, args: PromptArgs, tokenizer: Any = None, room: int | None = None):
         self.args, self.tokenizer = args, tokenizer
         given = list(args.prompts)
-        columns = {name: list(column) for name, column in dict(args.columns).items()}
+        columns = {name: list(column) for name, column in (args.columns or {}).items()}
         is_talk = not isinstance(given[0], str)
         texts = [self.rendered(i, prompt) for i, prompt in enumerate(given)] if is_talk else given
         self.all = Prompts(texts, columns, [list(prompt) for prompt in given] if is_talk else None)

@@ -13,19 +13,12 @@ from typing import Any
 from rlhf_lib import parallel
 from rlhf_lib.args import InputError, PromptArgs, require
 from rlhf_lib.args.given import Conversation
+from rlhf_lib.models.lengths import is_far_too_long, last_tokens
 from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer, parse_number
 from rlhf_lib.rewards.answers import extract_hashes, is_option
 from rlhf_lib.rewards.formats import is_well_formed
 from rlhf_lib.tasks.data_files import Reader, Row, load_splits, plain_text, text_in
-from rlhf_lib.tasks.prompting import (
-    CHARACTERS,
-    WordProblem,
-    build_prompt,
-    cut_at_next_question,
-    is_far_too_long,
-    solution_text,
-    system_text,
-)
+from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text, system_text
 from rlhf_lib.tasks.task import Prompts, Task
 from rlhf_lib.terminal import visible
 
@@ -60,7 +53,7 @@ class WordProblemTask(Task):
     @cached_property
     def splits(self) -> dict[str, list[WordProblem]]:
         """All problems by split."""
-        reader = Reader(self.args.skip_bad_rows, self.args.column_names)
+        reader = Reader(self.args.skip_bad_rows, self.args.columns_of_data)
         splits = load_splits(self.args.data, self.hub_name, self.hub_config, reader)
         rows = splits.pop("all", None)
         if rows is not None and not splits:
@@ -177,10 +170,8 @@ class WordProblemTask(Task):
         """A prompt's last tokens, as many as there is room for."""
         if self.fits(prompt):
             return prompt
-        ids = self.tokenizer(prompt[-CHARACTERS * self.room :], add_special_tokens=False)["input_ids"]
-        return self.tokenizer.decode(
-            ids[2 - self.room :], clean_up_tokenization_spaces=False
-        )  # two less: decoding and encoding again may add a token
+        ids = last_tokens(self.tokenizer, prompt, self.room - 2)  # decoding and encoding again may add a token
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     @cached_property
     def spaces_texts(self) -> bool:

@@ -109,7 +109,7 @@ def test_help_says_what_every_field_means(run):
 
     _, out = run("train", "grpo", "--task", "pocket", "--help")
     for f in fields(GrpoArgs):
-        assert f.name == "prompts" or f"--{f.name.replace('_', '-')}" in out
+        assert f.name in ("prompts", "columns") or f"--{f.name.replace('_', '-')}" in out
     import ast
     import inspect
 

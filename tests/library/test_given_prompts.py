@@ -104,7 +104,7 @@ def test_a_prompt_too_long_for_the_context(talking):
         ({"prompts": [[{"role": "user"}]]}, "has the message"),
         ({"prompts": [[{"role": "user", "content": [{"type": "text", "text": "a"}]}]]}, "has the message"),
         ({"prompts": [[*TALK, {"role": "assistant", "content": "a"}]]}, "ends with the assistant's message"),
-        ({"columns": {"a": [1]}}, "columns by name belong to prompts"),
+        ({"columns": {"a": [1]}}, "belong to prompts"),
         ({"prompts": ["a", "b"], "columns": {"a": [1]}}, r"columns\['a'\] must be a list with one value for each of the 2"),
         ({"prompts": ["a", "b"], "columns": {"a": "xy"}}, r"columns\['a'\] must be a list"),
         ({"prompts": ["a", "b"], "columns": {"a": 3}}, r"columns\['a'\] must be a list"),
@@ -163,7 +163,7 @@ def test_args_json_keeps_a_digest():
         kept(prompts=[*COUNTING[:2], "Three, four"]),
         kept(columns={"number": [3, 4, 6], "x": ["a", None, 1.5]}),
         kept(columns={"number": [3, 4, 5]}),
-        kept(columns=()),
+        kept(columns=None),
         kept(prompts=[TALK] * 3),
     ]
     assert len({json.dumps(digest) for digest in [first, *different]}) == 7
