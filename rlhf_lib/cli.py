@@ -343,6 +343,8 @@ def main(words: list[str] | None = None) -> int:
         return 1
     except Exception as error:
         fault, told = fault_of_machine(error), fault_in_file(error)
-        if fault is None and told is None:
+        if told is not None and (fault is None or fault[1] == 2):  # the user's own line says more than the path
+            fault = f"{told}; correct it", 2
+        if fault is None:
             raise
-        return stop(*(fault or (f"{told}; correct it", 2)))
+        return stop(*fault)

@@ -400,6 +400,14 @@ class Uneven(Capitals):
     def draw(self, count, seed, phase):
         return Prompts(["a", "b"], {"answer": ["c"]})
 
+class Unread(Capitals):
+    def held_out(self, count, few_shot=0, style=None, split="test"):
+        return open("no such file").read()
+
+class Unjudged(Capitals):
+    def held_out(self, count, few_shot=0, style=None, split="test"):
+        return asked([])
+
 class Unrewarded(Capitals):
     reward_fns = ()
 
@@ -474,6 +482,23 @@ def test_tasks_that_fail_while_training(name, message, own_task, run, model_dirs
     assert status == 2
     assert re.search(message, said)
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Unread", "FileNotFoundError.*mine.py, line [0-9]+, in held_out: return open"),
+        ("Unjudged", "task=Unjudged has no right answers"),
+        ("Half", "lacks draw"),
+    ],
+)
+def test_tasks_that_fail_while_judging(name, message, own_task, run, model_dirs):
+    import re
+
+    status, said = run("eval", "--task", f"mine.py:{name}", "--base-model", model_dirs["llama"], "--gen-len", 4)
+    assert status == 2
+    assert re.search(message, said)
+    assert said.count("\n") == 1
 
 
 # runs
