@@ -20,6 +20,7 @@ from rlhf_lib.rewards.formats import (
 )
 from rlhf_lib.rewards.functions import correctness_reward, reward_fn_char_count, score
 from rlhf_lib.rewards.shaping import language_consistency_reward, length_aware_reward, reft_reward
+from rlhf_lib.rewards.symbolic import require_math_verify, symbolic_correctness_reward, symbolic_match
 
 XML_REWARDS = (xml_correctness_reward, integer_reward, strict_format_reward, soft_format_reward, xml_count_reward)
 REWARDS: dict[str, Callable] = {
@@ -35,6 +36,7 @@ REWARDS: dict[str, Callable] = {
         language_consistency_reward,
     )
 }
+SYMBOLIC = "symbolic_correctness"  # not among REWARDS, since it needs the package math-verify
 
 __all__ = [
     "REWARDS",
@@ -48,20 +50,24 @@ __all__ = [
     "reward_fn_char_count",
     "same_answer",
     "score",
+    "symbolic_correctness_reward",
+    "symbolic_match",
     "text_of",
 ]
 
 
 def choose_rewards(names: tuple[str, ...]) -> tuple[tuple[Callable, ...], tuple[float, ...]]:
     """Functions and weights of a list such as ("xml_correctness", "soft_format=0.5"); without "=" the weight is 1."""
-    functions, weights = [], []
+    functions, weights, known = [], [], {**REWARDS, SYMBOLIC: symbolic_correctness_reward}
     for entry in names:
         name, _, weight = entry.partition("=")
-        if name not in REWARDS:
-            raise InputError(f"rewards={entry!r} is unknown; use NAME or NAME=WEIGHT with a name of {', '.join(REWARDS)}")
+        if name not in known:
+            raise InputError(f"rewards={entry!r} is unknown; use NAME or NAME=WEIGHT with a name of {', '.join(known)}")
+        if name == SYMBOLIC:
+            require_math_verify()
         try:
             weights.append(float(weight or 1))
         except ValueError:
             raise InputError(f"rewards={entry!r} has no number after '='; write for example {name}=0.5") from None
-        functions.append(REWARDS[name])
+        functions.append(known[name])
     return tuple(functions), tuple(weights)
