@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
+from rlhf_lib.args.code import fault_in_file, from_word
 from rlhf_lib.machine import fault_of_machine
 from rlhf_lib.recipes import RECIPES, parse, recipe_file
 from rlhf_lib.terminal import visible
@@ -79,9 +80,10 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
     elif recipe is not None:
         file = recipe_file(recipe, algorithm)
     else:
-        file = RECIPES / f"{algorithm}-{task or arguments.default_of(kind, 'task') or 'char-count'}.json"
+        name = task or arguments.default_of(kind, "task") or "char-count"
+        file = RECIPES / f"{algorithm}-{name}.json"
         if not file.is_file():
-            return kind(**({"task": task, **with_room(task)} if task else {}))
+            return kind(**({"task": from_word(name), **with_room(task)} if task else {}))
     return arguments.from_file(kind, file)
 
 
@@ -168,6 +170,14 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
         raise InputError(f"{file}: {error}") from None
 
 
+def held_out_of(task: Any, *asked: Any) -> Any:
+    """A task's held-out prompts; an error where it has none."""
+    prompts = task.held_out(*asked)
+    if not prompts:
+        raise InputError(f"task={task.name} has no right answers to held-out problems; use --task pocket, gsm8k or another")
+    return prompts
+
+
 def sample(rest: list[str]) -> int:
     """rlhf sample ..."""
     args = parse(arguments.SampleArgs, rest, "rlhf sample", from_run(arguments.SampleArgs, rest))
@@ -182,10 +192,7 @@ def sample(rest: list[str]) -> int:
     if args.prompt is not None:
         prompts = [args.prompt] * args.count
     else:
-        problems = task_of(args, model, args.gen_len).held_out(args.count, args.few_shot)
-        if problems is None:
-            raise InputError(f"task={args.task!r} has no held-out problems to sample; give a prompt of your own with --prompt")
-        prompts = problems.prompts
+        prompts = held_out_of(task_of(args, model, args.gen_len), args.count, args.few_shot).prompts
     shown = {"trained": model} if args.run or args.adapter else {"model": model}
     if isinstance(model, TransformerWithLora):
         shown = {"base": BridgedTransformer(model.base.name, device=args.device, dtype=args.dtype), **shown}
@@ -216,9 +223,7 @@ def evaluate(rest: list[str]) -> int:
         make_directory(args.output_dir)
     model = load_model(args)
     task = task_of(args, model, args.gen_len)
-    prompts = task.held_out(args.problems, args.few_shot, args.style if args.few_shot else None)
-    if prompts is None:
-        raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
+    prompts = held_out_of(task, args.problems, args.few_shot, args.style if args.few_shot else None)
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
     greedy = judge(model, task, prompts, temperature=0.0, **options)
     table, sampled = greedy.table(), None
@@ -337,7 +342,7 @@ def main(words: list[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        fault = fault_of_machine(error)
-        if fault is None:
+        fault, told = fault_of_machine(error), fault_in_file(error)
+        if fault is None and told is None:
             raise
-        return stop(*fault)
+        return stop(*(fault or (f"{told}; correct it", 2)))

@@ -10,19 +10,25 @@ from typing import Any, TypeVar
 
 import tyro
 
-from rlhf_lib.args import GEN_LEN, InputError, from_file
+from rlhf_lib.args import GEN_LEN, InputError, from_file, require_no_saved_code
 
 RECIPES = Path(__file__).parent / "assets" / "recipes"
 Args = TypeVar("Args")
 
 
 def parse(kind: type[Args], words: list[str], prog: str, default: Args | None = None) -> Args:
-    """An instance of the dataclass `kind` from command-line words, which change `default` (or the class's defaults)."""
+    """An instance of the dataclass `kind` from command-line words, which change `default` (or the class's defaults).
+
+    Raises:
+        InputError: `default` names code that the words do not give: see require_no_saved_code.
+    """
     if {"-h", "--help"} & set(words):
         kind = without_unread(kind)
         default = None if default is None else kind(**vars(default))
     start: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=words, prog=prog, config=(tyro.conf.SuppressFixed,), **start)
+    args = tyro.cli(kind, args=words, prog=prog, config=(tyro.conf.SuppressFixed,), **start)
+    require_no_saved_code(args)
+    return args
 
 
 def without_unread(kind: type[Args]) -> type[Args]:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from rlhf_lib.args.rules import require
-from rlhf_lib.args.training import CommonArgs, Dtype, PromptArgs, RunArgs
+from rlhf_lib.args.training import CommonArgs, Dtype, PromptArgs, RunArgs, TaskName
 from rlhf_lib.args.types import (
     Count,
-    CountFromZero,
+    Examples,
     Name,
     Positive,
     Share,
@@ -30,7 +30,7 @@ class ModelArgs(PromptArgs, CommonArgs):
     """Directory of an adapter in PEFT's format, to put on the base model."""
     run: Name | None = None
     """Directory of a training run: its model, in place of --base-model and --adapter."""
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Where prompts come from: pocket, gsm8k, svamp or mathqa."""
     prepend_bos: bool = True
     """Put the tokenizer's beginning-of-sequence token before every prompt, where it has one."""
@@ -100,7 +100,7 @@ class CompareArgs(PromptArgs, RunArgs):
 
     unread: ClassVar[Mapping[str, str]] = {"seed": "the seeds are 0, 1, 2, ..., as many as seeds says"}
 
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Word problems: pocket, gsm8k, svamp or mathqa."""
     base_model: Name = "pocket"
     """The model that every method starts from."""
@@ -110,7 +110,7 @@ class CompareArgs(PromptArgs, RunArgs):
     """How many seeds: 0, 1, 2, ..."""
     budget: Positive = 60.0
     """Seconds of training that each method has for each seed."""
-    few_shot: CountFromZero = 3
+    few_shot: Examples = 3
     """Worked examples of the few-shot row."""
     problems: Size = 100
     """Held-out problems that every method and seed is measured on."""

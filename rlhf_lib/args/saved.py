@@ -1,29 +1,59 @@
-"""Arguments as JSON: what a run keeps of itself, and what a recipe is."""
+"""Arguments as JSON: what a run keeps of itself, and what a recipe is. Nothing in such a file is ever imported or called."""
 
-import importlib
 import json
 import os
+import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlhf_lib.args.rules import InputError, require
+from rlhf_lib.args.code import CodeInFile, names_code, saved_name
+from rlhf_lib.args.given import digest_of
+from rlhf_lib.args.rules import InputError, default_of, require
 from rlhf_lib.args.training import RunArgs
 from rlhf_lib.args.types import checked, shown
+from rlhf_lib.args.weights import reward_text
 
 Args = TypeVar("Args", bound=RunArgs)
 
 
 def to_json(args: RunArgs) -> str:
-    """All fields as JSON; a reward function is saved as module:qualname."""
+    """All fields as JSON; of code it has the names, of prompts and columns from Python their number and digest."""
     values = {f.name: getattr(args, f.name) for f in fields(args)}
-    if callable(values.get("reward_fn")):
-        values["reward_fn"] = f"{args.reward_fn.__module__}:{args.reward_fn.__qualname__}"
+    for name in ("task", "reward_fn"):
+        if values.get(name) is not None:
+            values[name] = saved_name(values[name])
+    if values.get("rewards"):
+        values["rewards"] = [reward_text(entry) for entry in values["rewards"]]
+    if values.get("prompts") is not None:
+        values |= {"prompts": digest_of(args.prompts, args.columns), "columns": default_of(args, "columns")}
     return json.dumps(values, indent=2)
+
+
+def comparable(args: RunArgs) -> dict[str, Any]:
+    """The values of `to_json`, for telling whether two runs have the same arguments: of code the name alone counts.
+
+    A file may have moved, and what Python passed may come from a file now.
+    """
+    values = json.loads(to_json(args))
+    if "rewards" in values:
+        values["rewards"] = [without_place(entry) for entry in values["rewards"]]
+    for name in ("task", "reward_fn"):
+        if values.get(name) is not None:
+            values[name] = without_place(values[name])
+    return values
+
+
+def without_place(name: str) -> str:
+    """ ":NAME" of FILE.py:NAME or module:NAME, with its weight; a name of the library's as it is."""
+    return re.sub(r"^.*:", ":", name, flags=re.DOTALL)
 
 
 def from_json(kind: type[Args], text: str, source: str = "arguments") -> Args:
     """Arguments of class `kind` from JSON; `source` names the file in errors.
+
+    Where the file names code, the arguments hold the name, which cannot be run: see `require_no_saved_code`.
 
     Raises:
         InputError: no JSON object, a field that the class lacks, or a value that a field does not allow.
@@ -32,9 +62,6 @@ def from_json(kind: type[Args], text: str, source: str = "arguments") -> Args:
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
     require(not unknown, f"{source} has fields that {kind.__name__} lacks: {', '.join(unknown)}; remove them")
-    if values.get("reward_fn"):
-        module, _, name = values["reward_fn"].partition(":")
-        values["reward_fn"] = getattr(importlib.import_module(module), name)
     try:
         return kind(**checked(kind, values))
     except InputError as error:
@@ -84,3 +111,33 @@ def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"{max(names, key=names.count)!r} stands in it twice")
     return found
+
+
+def require_no_saved_code(args: Any) -> None:
+    """Raise where arguments hold names of code that a file brought in, or what is left of prompts from Python.
+
+    Raises:
+        InputError: it says what the user has to give again, as words to paste.
+    """
+    for name, value in (("task", getattr(args, "task", None)), ("reward_fn", getattr(args, "reward_fn", None))):
+        is_saved = isinstance(value, str) and not isinstance(value, CodeInFile)
+        if is_saved and (name == "reward_fn" or names_code(value) or ":" in value):
+            refuse_saved_code(name, [value])
+    rewards = getattr(args, "rewards", ())
+    if any(names_code(entry) or (isinstance(entry, str) and type(entry) is str and ":" in entry) for entry in rewards):
+        refuse_saved_code("rewards", [reward_text(entry) for entry in rewards])
+    require(
+        not isinstance(getattr(args, "prompts", None), dict),
+        "the run's prompts came from Python, and args.json keeps only their digest; give them again in Python: "
+        "prompts=[...], columns={...}, resume=True",
+    )
+
+
+def refuse_saved_code(name: str, values: list[str]) -> None:
+    """Raise, with the words that give it again."""
+    asks = name == "reward_fn"
+    words = [f"FILE.py:{v.rpartition(':')[2]}" if not names_code(v) and (asks or ":" in v) else v for v in values]
+    raise InputError(
+        f"{name}={' '.join(values)} names code, which is never run because a recipe or args.json says so; if you trust it, "
+        f"give it yourself: --{name.replace('_', '-')} {shlex.join(words)}"
+    )

@@ -1,18 +1,18 @@
 """Arguments of training without reinforcement: fine-tuning on solutions, reward models, and the bundled model from nothing."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from rlhf_lib.args.rules import require
-from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TrainingArgs
-from rlhf_lib.args.types import Count, Name, NotNegative, Positive, Share, Size, SizeFromZero
+from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TaskName, TrainingArgs
+from rlhf_lib.args.types import MOST, Between, Count, Name, NotNegative, Positive, Share, Size, SizeFromZero
 
 
 @dataclass(kw_only=True)
 class SftArgs(PromptArgs, TrainingArgs):
     """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
 
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
     epochs: Count = 2
     """Passes over the training problems."""
@@ -64,7 +64,7 @@ class SftArgs(PromptArgs, TrainingArgs):
 class RewardModelArgs(TaskArgs, TrainingArgs):
     """A reward model: trained on comparisons, on numbers, or as a verifier of solutions sampled from the policy."""
 
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Whose problems the policy answers, and by what its answers are judged: pocket, gsm8k, svamp or mathqa."""
     kind: Literal["bradley-terry", "regression", "verifier"] = "bradley-terry"
     """bradley-terry: which of two is better. regression: the reward itself. verifier: the chance that a solution is right."""
@@ -89,7 +89,7 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
     """Peak learning rate."""
     warmup_share: Share = 0.1
     """Part of the steps in which the learning rate rises; it falls to zero in the rest."""
-    longest: Count = 512
+    longest: Annotated[int, Between(8, MOST)] = 512
     """Most tokens of prompt and completion together; longer ones lose the beginning of the prompt."""
     margin: NotNegative = 0.0
     """Bradley-Terry: how much better than the rejected one the chosen one is to be."""
@@ -143,8 +143,8 @@ class PretrainArgs(RunArgs):
     """Residual stream width d_model; the MLP is three times as wide."""
     heads: Size = 4
     """Attention heads."""
-    context: Size = 512
-    """Longest sequence in tokens."""
+    context: Annotated[int, Between(400, 10**6)] = 512
+    """Longest sequence in tokens; the card's prompts with three examples need nearly 400."""
     equation_share: Share = 0.2
     """Share of documents that are bare equations."""
     early_part: Share = 0.85

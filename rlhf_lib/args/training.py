@@ -4,14 +4,20 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from rlhf_lib.args.rules import require
+import tyro
+
+from rlhf_lib.args.code import typed, words
+from rlhf_lib.args.given import column_names, require_prompts
+from rlhf_lib.args.rules import default_of, require
 from rlhf_lib.args.types import (
     CheckedArgs,
     Count,
     CountFromZero,
     Decay,
+    Examples,
     Name,
     NotNegative,
     Positive,
@@ -24,12 +30,23 @@ from rlhf_lib.args.types import (
     SizeFromZero,
     Temperature,
 )
+from rlhf_lib.args.weights import Reward, require_rewards
 
 LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
 Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
 OF_A_CRITIC = ("normalize_reward", "head_lr", "vf_coef", "clip_value", "gamma", "gae_lambda", "critic_phases")
+TaskName = Annotated[Name | type | None, typed("{None}|TASK|FILE.py:CLASS", or_none=True)]
 GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a text is the address of an HTTP server."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # port raises on a wrong one
+    except ValueError:
+        return False
 
 
 def json_or_text(value: str) -> Any:
@@ -62,9 +79,9 @@ class RunArgs(CommonArgs):
 class PromptArgs(CheckedArgs):
     """Which problems, and how they are put to the model."""
 
-    task: Name | None = None
-    """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", or "char-count" (full stops after a
-    fixed prefix, the default of training)."""
+    task: TaskName = None
+    """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", "char-count" (full stops after a fixed
+    prefix, the default of training), or a subclass of Task of your own: FILE.py:CLASS, in Python the class."""
     data: Name | None = None
     """Where the problems are: a data set on Hugging Face's hub, a file (.jsonl, .json, .csv, also with .gz, or .parquet) or a
     folder of them; left out, the task's own data set on the hub."""
@@ -81,7 +98,7 @@ class PromptArgs(CheckedArgs):
     template_args: tuple[str, ...] = ()
     """Arguments of the model's chat template, each NAME=VALUE, such as enable_thinking=false; a value that is JSON is read as
     JSON, any other as text."""
-    few_shot: CountFromZero = 0
+    few_shot: Examples = 0
     """Worked examples from the training split before each question; as many of them as the context has room for."""
 
     def __post_init__(self) -> None:
@@ -92,7 +109,7 @@ class PromptArgs(CheckedArgs):
                 given.partition("=")[0].isidentifier() and "=" in given,
                 f"template_args={given!r} must be NAME=VALUE, such as enable_thinking=false",
             )
-        for given in self.columns:
+        for given in self.columns if isinstance(self.columns, tuple) else ():
             ours, _, theirs = given.partition("=")
             require(bool(ours and theirs), f"columns={given!r} must be OURS=THEIRS, such as question=problem")
         told = self.system_prompt is not None or self.template_args
@@ -102,7 +119,7 @@ class PromptArgs(CheckedArgs):
         )
 
     @property
-    def column_names(self) -> dict[str, str]:
+    def columns_of_data(self) -> dict[str, str]:
         """Our column names with the data's."""
         return {ours: theirs for ours, _, theirs in (given.partition("=") for given in self.columns)}
 
@@ -116,10 +133,17 @@ class PromptArgs(CheckedArgs):
 class TaskArgs(PromptArgs):
     """Which problems, how they are put to the model, and what is rewarded."""
 
-    rewards: tuple[str, ...] = ()
-    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list."""
+    rewards: tuple[Annotated[Reward, typed("NAME|FILE.py:NAME")], ...] = ()
+    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list. A name
+    is one of the library's, or of a function of yours, FILE.py:NAME: fn(prompts, completions, **columns) -> one number a
+    completion, as in TRL. In Python also functions, and pairs of a function and its weight."""
     reward_model: Name | None = None
     """Directory of a trained reward model (rlhf train reward-model): its score is added to --rewards, or is the only reward."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        super().__post_init__()
+        require_rewards(self.rewards)
 
 
 @dataclass(kw_only=True)
@@ -189,8 +213,16 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     # what is rewarded
     prefix: str = "Question: Anna has"
     """The fixed prompt of the char-count task."""
-    reward_fn: Callable | None = None
-    """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]; None counts full stops. Not a CLI flag."""
+    reward_fn: Annotated[Callable | str | None, typed("{None}|FILE.py:NAME", or_none=True)] = None
+    """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]: FILE.py:NAME, in Python the function. None counts full
+    stops."""
+    prompts: Annotated[Any, tyro.conf.Suppress] = None
+    """Prompts from Python in place of a task: texts, or conversations that go through the model's chat template, lists of
+    {"role": ..., "content": ...}. Not a CLI flag."""
+    columns: Annotated[tuple[str, ...] | dict[str, Any] | None, words("OURS=THEIRS")] = ()
+    """Columns of the data (or of comparisons) under another name, each OURS=THEIRS, such as question=problem answer=target. In
+    Python, beside prompts: what reward functions receive with each of them, lists by name; "answer" is what a completion is
+    judged by."""
     normalize_reward: bool = True
     """PPO: whiten the rewards of each phase over the batch (mean 0, standard deviation 1)."""
 
@@ -269,9 +301,31 @@ class RLHFArgs(TaskArgs, TrainingArgs):
             f"warmup_steps={self.warmup_steps} must be below total_phases={self.total_phases}, or the learning rate never "
             f"peaks; try warmup_steps={self.total_phases // 10}",
         )
+        self.require_one_source()
+
+    def require_one_source(self) -> None:
+        """Prompts come of a task, of Python, or are the fixed prefix; reward_fn is the fixed prefix's."""
         require(
-            self.task is None or self.reward_fn is None,
+            self.reward_fn is None or self.task in (None, "char-count"),
             f"task={self.task!r} brings its own rewards; leave out reward_fn, or leave out task for the fixed prefix",
+        )
+        require(
+            self.reward_fn is None or (self.prompts is None and not self.rewards),
+            "reward_fn is the one reward of the fixed prefix; leave it out where rewards or prompts are given",
+        )
+        if self.prompts is None:
+            require(
+                not isinstance(self.columns, dict), "columns={...} belong to prompts; give prompts=[...] too, or leave them out"
+            )
+            return
+        require_prompts(self.prompts, self.columns)
+        require(
+            self.task == default_of(self, "task") and self.data is None and self.few_shot == 0,
+            "prompts take the place of a task; leave out task, data and few_shot",
+        )
+        require(
+            bool(self.rewards) or self.reward_model is not None or "answer" in column_names(self.prompts, self.columns),
+            "prompts alone say nothing of what is rewarded; give rewards=[...], a reward_model, or a column answer",
         )
 
     @property
@@ -325,7 +379,7 @@ class LoraArgs(RLHFArgs):
         """Check what fields say together."""
         super().__post_init__()
         require(
-            self.sampler_url.startswith(("http://", "https://")),
+            is_web_address(self.sampler_url),
             f"sampler_url={self.sampler_url!r} must begin with http:// or https://, such as http://127.0.0.1:8000",
         )
         if self.sampler != "own":
@@ -389,7 +443,7 @@ class ReftArgs(RLHFArgs):
 
     unread: ClassVar[Mapping[str, str]] = {"normalize_reward": "ReFT takes rewards as they are, unlike ppo"}
 
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Where problems, worked solutions and answers are from: pocket, gsm8k, svamp or mathqa."""
     warmup_epochs: CountFromZero = 1
     """Epochs of supervised fine-tuning before PPO; 0 where base_model is fine-tuned already (rlhf train sft)."""
@@ -413,6 +467,10 @@ class ReftArgs(RLHFArgs):
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no worked solutions and right answers; use pocket, gsm8k, svamp or mathqa",
         )
+        require(
+            self.prompts is None or self.warmup_epochs == 0 or "solution" in column_names(self.prompts, self.columns),
+            f"warmup_epochs={self.warmup_epochs} needs worked solutions; give the prompts a column solution, or set it to 0",
+        )
 
 
 @dataclass(kw_only=True)
@@ -426,7 +484,7 @@ class SelfTrainingArgs(LoraArgs):
         ),
     }
 
-    task: Name | None = "pocket"
+    task: TaskName = "pocket"
     """Whose problems are answered: pocket, gsm8k, svamp or mathqa."""
     kl_coef: NotNegative = 0.0
     """Of nothing: the objective is the log-probability of right completions alone."""
@@ -439,4 +497,8 @@ class SelfTrainingArgs(LoraArgs):
         require(
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no right answers; use pocket, gsm8k, svamp or mathqa",
+        )
+        require(
+            self.prompts is None or "answer" in column_names(self.prompts, self.columns),
+            "self-training keeps what is right; give the prompts a column answer, or use grpo",
         )

@@ -60,6 +60,8 @@ CountFromZero = Annotated[int, Between(0, MOST)]
 Size = Annotated[int, Between(1, 10**6)]
 """How many of something are in memory at once."""
 SizeFromZero = Annotated[int, Between(0, 10**6)]
+Examples = Annotated[int, Between(0, 1000)]
+"""How many worked examples a prompt has at most."""
 Seed = Annotated[int, Between(0, 2**63 - 1)]
 Positive = Annotated[float, Between(0, LARGEST, without_low=True)]
 NotNegative = Annotated[float, Between(0, LARGEST)]

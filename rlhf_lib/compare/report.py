@@ -148,7 +148,7 @@ def claim(root: Path, args: CompareArgs) -> None:
 def compare(args: CompareArgs) -> str:
     """Run the comparison and write report.md, results.csv, results.json, accuracy.png and learning.png; returns the report."""
     started = time.perf_counter()
-    root = Path(args.output_dir or new_run_path(f"compare-{args.task}"))
+    root = Path(args.output_dir or new_run_path(f"compare-{str(args.task).rpartition(':')[2]}"))
     root.mkdir(parents=True, exist_ok=True)
     claim(root, args)
     outcomes = run_all(args, root)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from rlhf_lib.args import InputError, RunArgs, from_json, to_json
+from rlhf_lib.args import InputError, RunArgs, comparable, from_json, to_json
 from rlhf_lib.files import whole_file, write_atomically
 
 RESUMABLE = (
@@ -82,7 +82,7 @@ class RunDirectory:
 def check_same_run(args_file: Path, args: RunArgs) -> None:
     """A run may only be resumed with the arguments it was started with."""
     earlier = from_json(type(args), args_file.read_text(), str(args_file))
-    ours, theirs = json.loads(to_json(args)), json.loads(to_json(earlier))
+    ours, theirs = comparable(args), comparable(earlier)
     changed = [name for name in ours if ours[name] != theirs[name] and name not in RESUMABLE]
     if changed:
         listed = ", ".join(f"{name}={ours[name]!r} (was {theirs[name]!r})" for name in changed)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lib.args import InputError
+from rlhf_lib.models.lengths import token_count
 from rlhf_lib.tasks.chat import render_chat
 
 CHAT_SYSTEM = "Solve the problem step by step. End with the answer on a line of its own: #### and the answer."
@@ -17,7 +18,6 @@ XML_SYSTEM = """Respond in the following format:
 </answer>"""
 NEXT_QUESTION = "\nQuestion:"
 """Where a model without instructions goes on with a question of its own; what follows is not its answer."""
-CHARACTERS = 100  # more than the tokens of any text have on average
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,9 @@ def solution_text(problem: WordProblem, style: str) -> str:
     return f"{problem.solution}\n#### {problem.answer}"
 
 
-def is_far_too_long(text: str, room: int) -> bool:
-    """Whether a text has more than `room` tokens beyond doubt, so that nobody has to tokenise megabytes to find out."""
-    return len(text) > CHARACTERS * room
-
-
 def question_text(question: str) -> str:
     """A question in plain text; the answer begins on the next line."""
     return f"Question: {question}\nAnswer:\n"
-
-
-def count_tokens(tokenizer: Any, text: str, room: int) -> int:
-    """The number of tokens of a text, without special ones; of one that is far too long for `room`, only more than that."""
-    return room + 1 if is_far_too_long(text, room) else len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def build_few_shot_prompt(question: str, examples: list[tuple[str, str]], room: int, count_tokens: Callable[[str], int]) -> str:
@@ -87,10 +77,15 @@ def build_chat_prompt(
         return render_chat(tokenizer, [*turns, {"role": "user", "content": question}], system, arguments or {})
 
     shots, prompt = list(examples), text(examples)
-    while shots and count_tokens(tokenizer, prompt, room) > room:
+    while shots and token_count(tokenizer, prompt, room) > room:
         shots = shots[1:]
         prompt = text(shots)
     return prompt
+
+
+def system_text(style: str, given: str | None) -> str:
+    """The instructions of prompt style chat or xml, or those given in their place."""
+    return (CHAT_SYSTEM if style == "chat" else XML_SYSTEM) if given is None else given
 
 
 def build_prompt(
@@ -113,7 +108,7 @@ def build_prompt(
             "prompt_style='chat' needs a tokenizer with a chat template and this model's has none; use plain or xml, or an "
             "instruction-tuned model"
         )
-    told = (CHAT_SYSTEM if style == "chat" else XML_SYSTEM) if system is None else system
+    told = system_text(style, system)
     if style == "chat" or (style == "xml" and has_template):
         return build_chat_prompt(question, examples, room, tokenizer, told, arguments)
     if arguments:
@@ -124,7 +119,7 @@ def build_prompt(
     head = f"{told}\n\n" if style == "xml" and told else ""
 
     def count(text: str) -> int:
-        return 0 if tokenizer is None else count_tokens(tokenizer, head + text, room)
+        return 0 if tokenizer is None else token_count(tokenizer, head + text, room)
 
     return head + build_few_shot_prompt(question, examples, room, count)
 

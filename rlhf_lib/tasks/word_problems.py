@@ -5,33 +5,20 @@ import random
 import re
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from rlhf_lib import parallel
 from rlhf_lib.args import InputError, PromptArgs, require
-from rlhf_lib.rewards import (
-    XML_REWARDS,
-    answer_key,
-    answers_match,
-    correctness_reward,
-    extract_answer,
-    parse_number,
-    symbolic_correctness_reward,
-    symbolic_match,
-)
+from rlhf_lib.args.given import Conversation
+from rlhf_lib.models.lengths import is_far_too_long, last_tokens
+from rlhf_lib.rewards import XML_REWARDS, answer_key, correctness_reward, extract_answer, parse_number
 from rlhf_lib.rewards.answers import extract_hashes, is_option
 from rlhf_lib.rewards.formats import is_well_formed
 from rlhf_lib.tasks.data_files import Reader, Row, load_splits, plain_text, text_in
-from rlhf_lib.tasks.prompting import (
-    CHARACTERS,
-    WordProblem,
-    build_prompt,
-    cut_at_next_question,
-    is_far_too_long,
-    solution_text,
-)
+from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text, system_text
 from rlhf_lib.tasks.task import Prompts, Task
 from rlhf_lib.terminal import visible
 
@@ -66,7 +53,7 @@ class WordProblemTask(Task):
     @cached_property
     def splits(self) -> dict[str, list[WordProblem]]:
         """All problems by split."""
-        reader = Reader(self.args.skip_bad_rows, self.args.column_names)
+        reader = Reader(self.args.skip_bad_rows, self.args.columns_of_data)
         splits = load_splits(self.args.data, self.hub_name, self.hub_config, reader)
         rows = splits.pop("all", None)
         if rows is not None and not splits:
@@ -138,7 +125,17 @@ class WordProblemTask(Task):
             "question": [problem.question for problem in problems],
             "solution": [solution_text(problem, self.args.prompt_style) for problem in problems],
         }
-        return Prompts([self.prompt(problem) for problem in problems], columns)
+        messages = None if self.args.prompt_style == "plain" else [self.messages(problem) for problem in problems]
+        return Prompts([self.prompt(problem) for problem in problems], columns, messages)
+
+    def messages(self, problem: WordProblem) -> Conversation:
+        """The prompt as messages, for reward functions: system text and question; worked examples are left out.
+
+        Styles chat and xml are conversations also where the model has no chat template.
+        """
+        system = system_text(self.args.prompt_style, self.args.system_prompt)
+        head = [{"role": "system", "content": system}] if system else []
+        return [*head, {"role": "user", "content": problem.question}]
 
     def draw(self, count: int, seed: int, phase: int) -> Prompts:
         """Training problems whose prompts fit the context, with replacement between phases and without within one."""
@@ -167,16 +164,14 @@ class WordProblemTask(Task):
         if split == "validation" and split not in self.splits:
             return None
         prompts = self.as_prompts(self.problems(split)[:count])
-        return Prompts([self.cut_to_fit(prompt) for prompt in prompts.prompts], prompts.columns)
+        return replace(prompts, prompts=[self.cut_to_fit(prompt) for prompt in prompts.prompts])
 
     def cut_to_fit(self, prompt: str) -> str:
         """A prompt's last tokens, as many as there is room for."""
         if self.fits(prompt):
             return prompt
-        ids = self.tokenizer(prompt[-CHARACTERS * self.room :], add_special_tokens=False)["input_ids"]
-        return self.tokenizer.decode(
-            ids[2 - self.room :], clean_up_tokenization_spaces=False
-        )  # two less: decoding and encoding again may add a token
+        ids = last_tokens(self.tokenizer, prompt, self.room - 2)  # decoding and encoding again may add a token
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     @cached_property
     def spaces_texts(self) -> bool:
@@ -194,11 +189,6 @@ class WordProblemTask(Task):
         """
         answer = cut_at_next_question(completion)
         return answer.removeprefix(" ") if self.spaces_texts else answer
-
-    @property
-    def matches(self) -> Callable[..., bool]:
-        """What judges an answer: symbolic_match where that is what is rewarded, so that evaluation sees what training sees."""
-        return symbolic_match if symbolic_correctness_reward in self.reward_fns else answers_match
 
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""

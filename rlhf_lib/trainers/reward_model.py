@@ -4,7 +4,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from rlhf_lib.preferences import (
     expected_calibration_error,
     make_comparisons,
 )
-from rlhf_lib.rewards import score, text_of
+from rlhf_lib.rewards import text_of
 from rlhf_lib.rewards.learned import last_message
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.runs import Run
 from rlhf_lib.tasks import Prompts, Task, task_of
-from rlhf_lib.tasks.data_files import FORMATS, Reader, Row, format_of, plain_text, read_file
+from rlhf_lib.tasks.data_files import FORMATS, Reader, format_of, plain_text, read_file
 from rlhf_lib.terminal import visible
 from rlhf_lib.trainers.trainer import Trainer
 
@@ -67,8 +67,7 @@ def sample_judged(policy: Any, task: Task, prompts: Prompts, args: RewardModelAr
         repeated, completions = prompts.repeat(size + 1), [text for group in groups for text in group]
         ids = policy.tokenizer(completions, add_special_tokens=False)["input_ids"]
     if args.kind == "regression":
-        columns = {**repeated.columns, "completion_ids": ids}
-        scores = score(task.reward_fns, task.reward_weights, repeated.prompts, completions, columns)[0].tolist()
+        scores = task.score(repeated, completions, ids)[0].tolist()
     else:
         scores = [float(right) for right in task.is_correct(repeated, completions)]
     questions = repeated.columns.get("question", repeated.prompts)
@@ -101,20 +100,20 @@ def read_comparisons(file: str, kind: str, reader: Reader | None = None) -> list
     return found
 
 
-def said_in(row: Row, column: str, read: Callable[[Any], str]) -> str:
+def said_in(row: Mapping[str, Any], column: str, read: Callable[[Any], str]) -> str:
     """What a column says, plain or conversational."""
     text = read(row[column])
     plain_text(text, column)
     return text
 
 
-def read_pair(row: Row) -> Pair:
+def read_pair(row: Mapping[str, Any]) -> Pair:
     """The two sides of a comparison."""
     question = said_in(row, "prompt", last_message)
     return Judged(question, said_in(row, "chosen", text_of), 1.0), Judged(question, said_in(row, "rejected", text_of), 0.0)
 
 
-def read_judged(row: Row) -> Judged:
+def read_judged(row: Mapping[str, Any]) -> Judged:
     """A completion with its score."""
     score = row["score"]
     if isinstance(score, list) or not math.isfinite(float(score)):
@@ -162,7 +161,7 @@ class RewardModelTrainer(Trainer):
         """Training and held-out rows, which share no question."""
         args = self.args
         if args.comparisons is not None:
-            reader = Reader(args.skip_bad_rows, args.column_names)
+            reader = Reader(args.skip_bad_rows, args.columns_of_data)
             found = read_comparisons(args.comparisons, args.kind, reader)
             questions = [question_of(row) for row in found]
         else:

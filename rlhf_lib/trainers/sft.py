@@ -11,13 +11,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rlhf_lib.args import InputError, SftArgs
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora
+from rlhf_lib.models.lengths import is_far_too_long
 from rlhf_lib.models.loading import padding_id
 from rlhf_lib.optim import get_supervised_optimizer, warmup_then_decay
 from rlhf_lib.rollouts import end_ids_of, rollout
 from rlhf_lib.runs import Run
 from rlhf_lib.supervised import SupervisedBatch, calc_sft_loss, collate_examples, encode_example
 from rlhf_lib.tasks import Prompts, Task, task_of
-from rlhf_lib.tasks.prompting import is_far_too_long
 from rlhf_lib.trainers.trainer import Trainer, go_on_from
 
 Example = tuple[list[int], list[int]]

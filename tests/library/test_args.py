@@ -63,8 +63,7 @@ def test_json_round_trip(kind):
     args = kind(seed=3, base_lr=1e-5)
     assert from_json(kind, to_json(args)) == args
     with_reward = kind(reward_fn=reward_fn_char_count)
-    assert "rlhf_lib.rewards.functions:reward_fn_char_count" in to_json(with_reward)
-    assert from_json(kind, to_json(with_reward)).reward_fn is reward_fn_char_count
+    assert from_json(kind, to_json(with_reward)).reward_fn == "rlhf_lib.rewards.functions:reward_fn_char_count"
 
 
 def test_bad_json():

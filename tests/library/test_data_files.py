@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_lib.args import InputError, PromptArgs
+from rlhf_lib.models.lengths import CHARACTERS
 from rlhf_lib.tasks import Gsm8kTask, MathQaTask, SvampTask
 from rlhf_lib.tasks.data_files import BadRow, Reader, Row, load_splits, read_file, text_in
-from rlhf_lib.tasks.prompting import CHARACTERS, WordProblem
+from rlhf_lib.tasks.prompting import WordProblem
 from rlhf_lib.trainers.reward_model import read_comparisons
 
 GOOD = {"question": "1+1?", "answer": "1+1=2\n#### 2"}
@@ -257,10 +258,10 @@ class CountsCharacters:
 
     def __call__(self, text, **options):
         self.seen += len(text)
-        return {"input_ids": list(text)}
+        return {"input_ids": [ord(c) for c in text]}
 
     def decode(self, ids, **options):
-        return "".join(ids)
+        return "".join(map(chr, ids))
 
 
 def test_megabytes_are_not_tokenised_to_find_that_they_do_not_fit(tmp_path):

@@ -141,7 +141,9 @@ class TestEveryClass:
 
     def test_none_is_taken_where_it_is_meant(self, kind):
         for f in fields(kind):
-            if f.default is not None and type(None) not in get_args(annotations_of(kind)[f.name]):
+            annotation = annotations_of(kind)[f.name]
+            union = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+            if f.default is not None and type(None) not in get_args(union):
                 assert f"{f.name}=None" in refusal(kind, f.name, None)
 
     def test_defaults_fit(self, kind):
