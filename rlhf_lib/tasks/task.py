@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lib.args import InputError
+from rlhf_lib.args import InputError, require
 from rlhf_lib.args.given import Conversation
-from rlhf_lib.rewards import answers_match, require, score, symbolic_correctness_reward, symbolic_match
+from rlhf_lib.rewards import answers_match, score, symbolic_correctness_reward, symbolic_match
 
 
 @dataclass(frozen=True)
