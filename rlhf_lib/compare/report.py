@@ -13,7 +13,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from rlhf_lib.args import CompareArgs, require, to_json
-from rlhf_lib.compare.runs import MEASURES, STABILITY, TRAINED, Outcome, run_all
+from rlhf_lib.compare.runs import MEASURES, READINGS, STABILITY, TRAINED, Outcome, run_all
 from rlhf_lib.files import write_atomically
 from rlhf_lib.models.loading import resolve_device
 from rlhf_lib.runs.directory import new_run_path
@@ -97,7 +97,8 @@ answer and {samples} samples at temperature 1 for each. Base model `{base_model}
 
 {accuracy}
 
-pass@1 is the accuracy of a sample. One seed's figure near 50% has a 95% interval of about ± {half:.0f} points (`results.csv`
+strict counts greedy answers that are right where the format wants them, lenient also those whose last number is right. pass@1
+is the accuracy of a sample. One seed's figure near 50% has a 95% interval of about ± {half:.0f} points (`results.csv`
 has all intervals). few-shot has {few_shot} worked examples in the prompt. rerank chooses by {verifier}.
 
 ![Accuracy by method](accuracy.png)
@@ -158,7 +159,8 @@ def compare(args: CompareArgs) -> str:
     writer.writerows(rows)
     write_atomically(root / "results.csv", text.getvalue())
     names = measure_names(args)
-    shares = [(o.method, dict(zip(names, [a.value for a in o.accuracies.values()], strict=True))) for o in outcomes]
+    named = [(o.method, dict(zip(names, o.accuracies.values(), strict=True))) for o in outcomes]
+    shares = [(method, {name: a.value for name, a in figures.items() if name not in READINGS}) for method, figures in named]
     plot_accuracies(shares, root / "accuracy.png")
     plot_learning([(o.method, o.history) for o in outcomes if o.history], root / "learning.png", args.target)
     report = REPORT.format(
