@@ -13,7 +13,8 @@ Args = TypeVar("Args", bound=RunArgs)
 
 def to_json(args: RunArgs) -> str:
     """All fields as JSON; a reward function is saved as module:qualname."""
-    values = {f.name: getattr(args, f.name) for f in fields(args)}
+    values = {"algorithm": args.algorithm} if args.algorithm else {}
+    values |= {f.name: getattr(args, f.name) for f in fields(args)}
     if callable(values.get("reward_fn")):
         values["reward_fn"] = f"{args.reward_fn.__module__}:{args.reward_fn.__qualname__}"
     return json.dumps(values, indent=2)
@@ -25,6 +26,12 @@ def from_json(kind: type[Args], text: str, source: str = "arguments") -> Args:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{source} is not JSON ({error}); delete it or restore it from a copy") from None
+    algorithm = values.pop("algorithm", None)
+    require(
+        algorithm in (None, kind.algorithm),
+        f"{source} is of {algorithm!r}, not of {kind.algorithm!r}; use `rlhf train {algorithm}` for it, or other arguments for "
+        f"{kind.algorithm}",
+    )
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
     require(not unknown, f"{source} has fields that {kind.__name__} lacks: {', '.join(unknown)}; remove them")

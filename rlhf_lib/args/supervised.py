@@ -11,6 +11,8 @@ from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, Tra
 class SftArgs(PromptArgs, TrainingArgs):
     """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
 
+    algorithm = "sft"
+
     task: str | None = "pocket"
     """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
     epochs: int = 2
@@ -70,6 +72,8 @@ class SftArgs(PromptArgs, TrainingArgs):
 @dataclass(kw_only=True)
 class RewardModelArgs(TaskArgs, TrainingArgs):
     """A reward model: trained on comparisons, on numbers, or as a verifier of solutions sampled from the policy."""
+
+    algorithm = "reward-model"
 
     task: str | None = "pocket"
     """Whose problems the policy answers, and by what its answers are judged: pocket, gsm8k, svamp or mathqa."""
@@ -137,6 +141,8 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
 @dataclass(kw_only=True)
 class PretrainArgs(RunArgs):
     """The bundled model from nothing; the defaults reproduce the shipped weights' recipe."""
+
+    algorithm = "pretrain"
 
     steps: int = 1800
     """Optimiser steps."""

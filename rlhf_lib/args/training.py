@@ -36,6 +36,8 @@ class CommonArgs:
 class RunArgs(CommonArgs):
     """What every kind of run shares: it leaves a directory."""
 
+    algorithm = ""  # `rlhf train`'s name for it, by which a run's args.json is told from another's; no field
+
     output_dir: str | None = None
     """Directory for the run's files; left out, a new one under runs/."""
 
@@ -119,17 +121,28 @@ class TrainingArgs(RunArgs):
     budget: float | None = None
     """Seconds of training after which a run ends, whatever total_phases says; measuring accuracy does not count."""
     save_every: int = 10
-    """Phases between checkpoints."""
+    """Phases between checkpoints; the last two are kept."""
+    save_model_every: int = 0
+    """Phases (of SFT and reward models: epochs) between models that are kept, in model-phase-0010 and so on; 0: none."""
+    keep_best: bool = False
+    """Also keep the model with the best validation accuracy, in model-best; needs eval_every."""
     log_samples_every: int = 5
     """Phases between printed tables of sample completions (all are in samples.jsonl); 0: none."""
     resume: bool = False
     """Continue the run in output_dir from its last checkpoint."""
+    tracker: Literal["wandb", "tensorboard", "trackio", "mlflow"] | None = None
+    """Also send metrics there, by its own package (pip install "rlhf_lib[NAME]")."""
     use_wandb: bool = False
-    """Also send metrics to Weights & Biases (pip install wandb)."""
+    """The same as tracker wandb."""
     wandb_project_name: str = "rlhf_lib"
-    """Weights & Biases project."""
+    """Project of wandb and trackio, experiment of mlflow."""
     wandb_entity: str | None = None
     """Weights & Biases entity."""
+
+    @property
+    def chosen_tracker(self) -> str | None:
+        """The tracker's name, however it was asked for."""
+        return self.tracker or ("wandb" if self.use_wandb else None)
 
     @property
     def trains_base_model(self) -> bool:
@@ -139,7 +152,15 @@ class TrainingArgs(RunArgs):
     def __post_init__(self) -> None:
         """Check every field against its rule."""
         require_positive(self, "gen_len", "temperature", "max_grad_norm", "save_every")
-        require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every")
+        require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every", "save_model_every")
+        require(
+            not self.keep_best or self.eval_every > 0,
+            "keep_best=True measures no model with eval_every=0; add eval_every, such as 1 for after every phase",
+        )
+        require(
+            not self.use_wandb or self.tracker in (None, "wandb"),
+            f"tracker={self.tracker!r} and use_wandb are two trackers; leave one out",
+        )
         adapters = getattr(self, "lora_rank", None) is not None or getattr(self, "adapter", None) is not None
         require(
             self.dtype != "bfloat16" or adapters or not self.trains_base_model,
@@ -158,6 +179,8 @@ class TrainingArgs(RunArgs):
 @dataclass(kw_only=True)
 class RLHFArgs(TaskArgs, TrainingArgs):
     """PPO with a value head. Phases alternate: a rollout of `batch_size` completions, then updates on it."""
+
+    algorithm = "ppo"
 
     # what is rewarded
     prefix: str = "Question: Anna has"
@@ -277,6 +300,8 @@ class RLHFArgs(TaskArgs, TrainingArgs):
 class LoraArgs(RLHFArgs):
     """PPO with a value head, on low-rank adapters: the reference policy is the model without them."""
 
+    algorithm = "ppo-lora"
+
     lora_rank: int = 4
     """Rank of every adapter."""
     lora_alpha: float = 32.0
@@ -346,6 +371,8 @@ class LoraArgs(RLHFArgs):
 class GrpoArgs(LoraArgs):
     """GRPO: no critic; a completion's advantage is its reward relative to the group of its prompt."""
 
+    algorithm = "grpo"
+
     group_size: int | None = None
     """Completions per prompt (G); left out, the whole batch is one group."""
     advantage_std: Literal["unbiased", "population", "none"] = "unbiased"
@@ -375,6 +402,8 @@ class GrpoArgs(LoraArgs):
 @dataclass(kw_only=True)
 class ReftArgs(RLHFArgs):
     """ReFT: supervised warm-up on worked solutions, then PPO with the right answer as reward and KL paid token by token."""
+
+    algorithm = "reft"
 
     task: str | None = "pocket"
     """Where problems, worked solutions and answers are from: pocket, gsm8k, svamp or mathqa."""
@@ -407,6 +436,8 @@ class ReftArgs(RLHFArgs):
 @dataclass(kw_only=True)
 class SelfTrainingArgs(LoraArgs):
     """Online self-training: sample, keep what is right, raise its log-probability; no critic, no wrong answers."""
+
+    algorithm = "self-training"
 
     task: str | None = "pocket"
     """Whose problems are answered: pocket, gsm8k, svamp or mathqa."""
