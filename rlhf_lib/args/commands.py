@@ -21,8 +21,8 @@ class ModelArgs(PromptArgs, CommonArgs):
     run: str | None = None
     """Directory of a training run, ended or not: its model, in place of --base-model and --adapter."""
     which: str = "last"
-    """Which model of the run: last (of one that was killed or still trains, its last checkpoint), best (--keep-best), or phase-N
-    (--save-model-every)."""
+    """Which model of the run: last (of one that was killed or still trains, its last checkpoint), best (--keep-best), or
+    phase-N (--save-model-every)."""
     task: str | None = "pocket"
     """Where prompts come from: pocket, gsm8k, svamp or mathqa."""
     prepend_bos: bool = True

@@ -96,7 +96,7 @@ class Run:
     def phases_left(self) -> Iterator[int]:
         """The phases from the first one on, each followed by its files, until all are done or the run is to stop."""
         for phase in range(self.first_phase, self.trainer.args.total_phases):
-            if phase and parallel.agree(self.budget_is_spent):
+            if self.trainer.step and parallel.agree(self.budget_is_spent):
                 break
             yield phase
             self.interrupted = parallel.agree(self.interrupted)
@@ -148,6 +148,8 @@ class Run:
             "seconds": self.seconds,
             **self.watch(phase),
         }
+        if self.history and self.history[-1]["phase"] == phase:  # a phase that was cut, and gone on with
+            self.history = directory.keep_phases_below(self.directory.metrics_file, phase, self.writes)
         self.history.append(record)
         if self.writes:
             directory.append_json_lines(self.directory.metrics_file, [record])
@@ -243,11 +245,12 @@ class Run:
             f"{self.directory.checkpoint_file}: {broken}, so the run had diverged; start anew with a lower learning rate",
         )
         self.before, self.earlier_seconds = json.loads(state["before"]), state["seconds"]
-        self.history = directory.keep_phases_below(self.directory.metrics_file, self.first_phase, write=False)
+        begun = self.first_phase + bool(trainer.updates_of_cut_phase)
+        self.history = directory.keep_phases_below(self.directory.metrics_file, begun, write=False)
         parallel.wait_for_all()  # until every process has read them
         if self.writes:
             for file in (self.directory.metrics_file, self.directory.samples_file):
-                directory.keep_phases_below(file, self.first_phase)
+                directory.keep_phases_below(file, begun)
 
     def restore_optimizer(self, state: dict[str, Any]) -> None:
         """Put back the optimiser and the schedule's place; rates are those that the present arguments give at that place.

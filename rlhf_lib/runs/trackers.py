@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rlhf_lib.args import InputError, TrainingArgs, to_json
 
 Record = dict[str, Any]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What a run tells its tracker: the metrics of each phase, and that it has ended."""
 
