@@ -158,9 +158,11 @@ class SftTrainer(Trainer):
             run.say(f"{self.findings['examples_left_out']} examples left out: longer than longest or the model's context")
         for self.phase in run.phases():
             self.learning_phase()
-        summary = run.finish()
-        if isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit":
+        has_merged = isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit"
+        if has_merged:
             with whole_files(run.directory.path / "merged") as new:
                 self.model.save_merged(new)
+        summary = run.finish()
+        if has_merged:
             print(visible(f"Merged with its base model, for --base-model: {run.directory.path / 'merged'}"))
         return summary

@@ -192,7 +192,7 @@ class Trainer(ABC):
     def outputs_of_a_few_tokens(self) -> list[Tensor]:
         """What the model computes of some tokens, whichever: NaN or infinity there means that it is broken."""
         ids = torch.arange(8, device=self.model.device)[None]
-        outputs = self.model.forward_with_value_head(ids, logits_to_keep=1)
+        outputs = self.model.forward_with_value_head(ids)
         return [output for output in outputs if output is not None]
 
     def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
