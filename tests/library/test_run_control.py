@@ -15,7 +15,7 @@ from rlhf_lib.evaluate import Accuracy
 from rlhf_lib.files import CannotWrite
 from rlhf_lib.models import TransformerWithLora, load_policy
 from rlhf_lib.models.reward_model import RewardModel
-from rlhf_lib.runs import policy_of_run
+from rlhf_lib.runs import Run, policy_of_run
 from rlhf_lib.runs.checkpoints import load_checkpoint
 from rlhf_lib.runs.directory import read_json_lines
 from rlhf_lib.trainers import TRAINERS, RewardModelTrainer, SftTrainer, TrainingDiverged
@@ -149,7 +149,8 @@ def small(kind, tmp_path, roberta_dir, **changes):
     """A trainer of every kind with two phases, on the bundled model."""
     given = {"device": "cpu", "eval_problems": 0, "log_samples_every": 0, "output_dir": str(tmp_path / "run"), "save_every": 1}
     if kind == "sft":
-        return SftTrainer(SftArgs(**given, **{"problems": 32, "epochs": 2, "batch_size": 16, "lora_rank": 4, **changes}))
+        given |= {"problems": 32, "epochs": 2, "batch_size": 16, "lora_rank": 4}
+        return SftTrainer(SftArgs(**{**given, **changes}))
     if kind == "reward-model":
         file = tmp_path / "pairs.jsonl"
         rows = [{"prompt": f"{i}?", "chosen": "good " * (i % 3 + 1), "rejected": "bad"} for i in range(20)]
@@ -179,7 +180,7 @@ def test_the_last_update_is_looked_at_before_it_is_saved(kind, value, tmp_path, 
     assert not (run / "summary.json").exists()
 
 
-@pytest.mark.parametrize("rate", [1e12, 1e30, 3e38])
+@pytest.mark.parametrize("rate", [1e12, 1e30])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_huge_rate_ends_in_one_update(kind, rate, tmp_path, roberta_dir):
     """One update, the run's last: weights too large to compute with are no result, finite or not."""
@@ -214,7 +215,7 @@ def test_broken_weights_are_refused_wherever_they_come_from(make, tmp_path, mode
     loads = [
         (adapter / "adapter_model.safetensors", lambda: load_policy(adapter, "cpu")),
         (whole / "model.safetensors", lambda: load_policy(whole, "cpu")),
-        (whole / "value_head.safetensors", lambda: make("ppo").model.load_value_head(whole)),
+        (whole / "value_head.safetensors", lambda: make("ppo", output_dir=None).model.load_value_head(whole)),
         (roberta_dir / "model.safetensors", lambda: RewardModel(roberta_dir, device="cpu")),
     ]
     for file, load in loads:
@@ -297,7 +298,7 @@ def test_an_epoch_that_was_cut_is_gone_on_with(kind, tmp_path, roberta_dir, monk
     whole = small(kind, tmp_path, roberta_dir, output_dir=str(tmp_path / "whole"), **sizes)
     whole.train()
     cut = small(kind, tmp_path, roberta_dir, budget=1000.0, **sizes)
-    monkeypatch.setattr(type(cut), "is_out_of_time", lambda self, started: self.step == 6)
+    monkeypatch.setattr(Run, "budget_is_spent", property(lambda run: run.trainer.step >= 6))
     cut.train()
     assert cut.step == 6
     per_epoch = whole.step // 2
@@ -356,7 +357,7 @@ def test_models_of_phases_and_the_best_are_kept(make, tmp_path, monkeypatch, cap
     trainer = make("grpo", task="pocket", base_model="pocket", total_phases=5, save_model_every=2, keep_best=True, eval_every=1)
     accuracies = iter([0.0, 0.1, 0.3, 0.2, 0.3, 0.1])  # of one problem at the start, then of each phase
     monkeypatch.setattr(
-        trainer, "accuracy", lambda *words, **options: Accuracy(next(accuracies), 0, 1) if "split" in options else None
+        trainer, "accuracy", lambda *words, **options: Accuracy(next(accuracies), 0.0, 1.0) if "split" in options else None
     )
     states, original = [], trainer.learning_phase
 
@@ -389,8 +390,9 @@ def test_a_run_without_anything_yet(tmp_path, capsys):
     (tmp_path / "args.json").write_text("{}")
     assert cli.main(["eval", "--run", str(tmp_path)]) == 2
     assert "holds no trained model and no checkpoint; it keeps none yet" in capsys.readouterr().err
-    for words in (["--which", "first"], ["--which", "phase-"], ["--which", "best"]):
-        assert cli.main(["eval", *words]) == 2
+    for which in ("first", "phase-", "best"):
+        with pytest.raises(SystemExit):  # tyro ends like this
+            cli.main(["eval", "--which", which])
 
 
 # Going on differently
@@ -443,21 +445,23 @@ sys.exit(cli.main(sys.argv[2:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
-@pytest.mark.parametrize(("limit", "file"), [(100_000, "checkpoint.pt"), (3_000, "metrics.jsonl|samples.jsonl|checkpoint.pt")])
-def test_a_disk_that_is_full(limit, file, make, tmp_path):
+@pytest.mark.parametrize("room", [0.9, 0.1], ids=["for the logs", "for nothing"])
+def test_a_disk_that_is_full(room, make, tmp_path):
     """The system refuses files beyond a size: one sentence, exit code 1, and the run's earlier checkpoint stays."""
-    make("grpo", total_phases=3, save_every=1, batch_size=16).train()
+    make("grpo", total_phases=3, save_every=1).train()
     run = tmp_path / "run"
     before = (run / "checkpoint.pt").read_bytes()
-    words = ["train", "grpo", "--resume", "--output-dir", str(run), "--total-phases", "40"]
+    limit = int(room * len(before)) if room > 0.5 else int(room * (run / "samples.jsonl").stat().st_size)
+    words = ["train", "grpo", "--resume", "--output-dir", str(run), "--total-phases", "6"]
     done = subprocess.run([sys.executable, "-c", FULL, str(limit), *words], capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    assert re.search(rf"rlhf: .*({file}) could not be written \(File too large\)", done.stderr)
+    file = "checkpoint.pt" if room > 0.5 else r"\w+.jsonl"
+    assert re.search(rf"rlhf: \S*/{file} could not be written \(File too large\); make room there", done.stderr), done.stderr
     assert (run / "checkpoint.pt").read_bytes() == before
     assert not list(run.rglob(".*.tmp"))
     assert cli.main(words) == 0
-    assert phases_of(run) == list(range(40))
+    assert phases_of(run) == list(range(6))
 
 
 def test_a_report_on_a_full_disk_has_told_its_figures(tmp_path, monkeypatch, capsys):
