@@ -5,11 +5,12 @@
 
 Prompts are 32 random token ids, nothing ends early, and temperature is 1 with no truncation: all three sample batch x gen_len
 tokens. More rows are what training samples, 16 prompts of the pocket task x 8: on the bundled model with natural ends and at
-full length, on the others of GROUPED at full length. transformers' side is a model freshly loaded by AutoModelForCausalLM. All
-but the bundled model have the shapes of published models, with fewer layers where the name says so, and random weights. In a
-cell the three take turns, one round uncounted; its figure is the median of the others. A cell that would not fit the context,
-or would take longer than --cell-limit seconds in all by the estimate from short runs, is listed as skipped. With --device cuda
-the time in which the device could at best read the weights and the cache, or do the arithmetic, is given beside.
+full length, on the others of GROUPED at full length. transformers' side is a model freshly loaded by AutoModelForCausalLM.
+All but the bundled model have the shapes of published models, with fewer layers where the name says so, and random weights.
+In a cell the three take turns, one round uncounted; its figure is the median of the others, of which short cells have more. A
+cell that would not fit the context, or would take longer than --cell-limit seconds in all by the estimate from short runs, is
+listed as skipped. With --device cuda the time in which the device could at best read the weights and the cache, or do the
+arithmetic, is given beside.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from rlhf_lib.rollouts import Decoder, decode
 from rlhf_lib.tasks import PocketTask
 
 PROMPT_LEN = 32
+MOST_ROUNDS, SHORT = 25, 10.0  # of a cell whose rounds are short, and the seconds that they may take
 SYSTEMS = ("ours", "dynamic", "static")
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {  # model_type and configuration
     "gpt2-small": ("gpt2", {}),
@@ -144,14 +146,20 @@ def timed(call: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
 
 
 def take_turns(samplers: dict[str, Callable[[], Tensor]], device: str, rounds: int) -> dict[str, list[tuple[float, Tensor]]]:
-    """Seconds and tokens of every sampler, one call a round from the same random seed; the first round is left out."""
+    """Seconds and tokens of every sampler, one call a round from the same random seed; the first round is left out.
+
+    There are at least `rounds`, and up to MOST_ROUNDS as long as they take under SHORT seconds: what lasts a tenth of a second
+    is soon disturbed.
+    """
     found: dict[str, list[tuple[float, Tensor]]] = {system: [] for system in samplers}
-    for i in range(rounds + 1):
+    started, i = time.perf_counter(), 0
+    while i <= rounds or (i <= MOST_ROUNDS and time.perf_counter() - started < SHORT):
         for system, sampler in samplers.items():
             torch.manual_seed(i)
             result = timed(sampler, device)
             if i:
                 found[system].append(result)
+        i += 1
     return found
 
 
@@ -320,7 +328,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--grouped-batch", type=int, default=128, help="completions of the rows with groups of prompts; 0: none"
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3, help="least rounds of a cell; short ones have more")
     parser.add_argument("--cell-limit", type=float, default=60.0, help="seconds that a cell may take, all rounds together")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 832923469122
+# Rendered by `rlhf course render`; fingerprint 583ae4d25488
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -55,7 +55,7 @@ from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import Mask, Reduction, calc_kl_estimate_penalty, hide, plogq, whiten
 from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.recipes import parse
-from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count, score
+from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
@@ -453,13 +453,12 @@ class RLHFTrainer(Trainer):
         """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
         task = self.task
         completions = [task.cut(completion) for completion in sampled.completions]
-        columns = {**prompts.columns, "completion_ids": sampled.completion_ids}
-        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, completions, columns)
+        rewards, each = task.score(prompts, completions, sampled.completion_ids)
         self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
         for name, values in each.items():
             given = [value for value in values if value is not None]
             self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
-        self.correct = task.is_correct(prompts, sampled.completions) if "answer" in prompts.columns else None
+        self.correct = task.verdicts(prompts, sampled.completions)
         self.log(correct=None if self.correct is None else sum(self.correct) / len(self.correct))
         styles = [task.style_of(completion) for completion in sampled.completions]
         for style in ("reasoning", "bare", "sentence") if any(styles) else ():

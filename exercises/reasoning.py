@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 7300b038a293
+# Rendered by `rlhf course render`; fingerprint 8e9920263a1b
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -65,16 +65,22 @@ from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler, get_super
 from rlhf_lib.recipes import parse, recipe
 from rlhf_lib.rewards import REWARDS, correctness_reward, reward_fn_char_count
 from rlhf_lib.rewards.answers import (
+    ANSWERING,
     CONVENTIONS,
-    LARGEST_EXPONENT,
     LETTERS,
-    LONGEST_ANSWER,
-    PLAIN,
+    MARKS,
+    MOST_HASHES,
+    as_text,
+    extract_last_number,
+    is_heading,
+    is_literal,
     is_option,
     option_letter,
+    read_reference,
     same_answer,
 )
 from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
+from rlhf_lib.rewards.numbers import LARGEST_EXPONENT, LONGEST_ANSWER, NUMBER, bare
 from rlhf_lib.rewards.shaping import reft_reward
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import explained_variance
@@ -98,22 +104,33 @@ def extract_tagged(completion: str) -> str | None:
 
 
 def extract_hashes(completion: str) -> str | None:
-    """What follows the last #### on its line (GSM8K's convention); None without ####."""
+    """The answer that #### marks (GSM8K's convention), on its own line or else on the next; None where #### marks none.
+
+    In Markdown #### begins a heading. The last line that is none (is_heading) counts. Where all could be headings the last one
+    is an answer, unless something that could be it (ANSWERING) follows.
+    """
     raise NotAttempted("tagged_and_hashes", "chapters/6_reasoning.md, exercise 6.1")
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
+    r"""The number that a text states: 18, $18.00, 1,000, 1 1/2, \frac{1}{2}, 50%, 18 dollars, x = 18; None if it states none.
 
-    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts; the printed
-    minus sign is one too. None too for a text longer
-    than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
+    `bare` leaves the number alone, and NUMBER has to match all that is left: 2\sqrt{3} is not 2. Units are dropped: 50% is 50.
+    None too for a text longer than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no
+    text raises an error.
     """
     raise NotAttempted("parse_number", "chapters/6_reasoning.md, exercise 6.2")
 
 
+def marked_answer(text: str) -> str | None:
+    """The first of MARKS, in order, that holds something; "" where all that are there are empty, None where there is none."""
+    raise NotAttempted("answers_match", "chapters/6_reasoning.md, exercise 6.3")
+
+
 def extract_answer(completion: str, convention: str = "any") -> str | None:
-    """The answer of a completion under one convention; "any" takes the first of CONVENTIONS, in order, that finds one.
+    """The answer of a completion under one convention; "any" takes the first mark that holds one, and else the last number.
+
+    A mark with nothing in it is an empty answer, and no number from elsewhere counts.
 
     Raises:
         InputError: a convention that does not exist.
@@ -122,7 +139,7 @@ def extract_answer(completion: str, convention: str = "any") -> str | None:
 
 
 def answer_key(answer: str) -> Fraction | str | None:
-    """What two equal answers have in common: the number if there is one, else the text without case and surrounding space.
+    """What two equal answers have in common: the number if there is one, else the text (as_text).
 
     None for a text that is empty or longer than LONGEST_ANSWER: it equals nothing, not even itself.
     """
@@ -133,7 +150,8 @@ def answers_match(completion: str, reference: str, convention: str = "any") -> b
     """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
 
     `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
-    is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
+    is", the last number, and takes a text without any of them as it stands; the reference itself always matches. A reference
+    that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
     """
     raise NotAttempted("answers_match", "chapters/6_reasoning.md, exercise 6.3")
 
@@ -176,7 +194,7 @@ def is_honest(text: str) -> bool:
     """Whether `hardened_format_reward` pays for a text.
 
     MULTILINE matches the whole of it, each of TAGS stands once, the reasoning has at least LEAST_REASONING characters without
-    the space around it, and the tagged answer has at most LONGEST_ANSWER characters and one number of PLAIN.
+    the space around it, and the tagged answer states one number (parse_number).
     """
     raise NotAttempted("hardened_format", "chapters/6_reasoning.md, exercise 6.5")
 

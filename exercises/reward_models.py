@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 25219492fdee
+# Rendered by `rlhf course render`; fingerprint 0103bc5c2f9d
 """Exercises of chapters/5_reward_models.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for one exercise), get a hint with
@@ -53,6 +53,7 @@ from rlhf_lib.models import (
     TransformerWithValueHeadLora,
     loading,
 )
+from rlhf_lib.models.lengths import last_tokens
 from rlhf_lib.models.reward_model import DEFAULT, read_classifier
 from rlhf_lib.objectives import (
     calc_clipped_surrogate_objective,
@@ -183,16 +184,14 @@ class RewardModel(nn.Module):
     def encode_one(self, question: str, completion: str) -> list[int]:
         """Tokens of one text; of a long one the question's beginning is cut, then the completion's."""
         tokenizer = self.tokenizer
-        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
-        told = tokenizer(completion, add_special_tokens=False)["input_ids"]
         if self.is_causal:
             front, middle, end = [tokenizer.bos_token_id], [], [tokenizer.eos_token_id]
         else:
             front, middle, end = [tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id]
         front, middle, end = ([i for i in part if i is not None] for part in (front, middle, end))
         room = self.longest - len(front) - len(middle) - len(end)
-        told = told[-room:]
-        asked = asked[-(room - len(told)) :] if room > len(told) else []
+        told = last_tokens(tokenizer, completion, room)
+        asked = last_tokens(tokenizer, question, room - len(told)) if room > len(told) else []
         return front + asked + middle + told + end
 
     @torch.no_grad()

@@ -1,18 +1,19 @@
 """The command line. Arguments come straight from the dataclasses of `args`; nothing heavy is imported until a command runs."""
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
+from rlhf_lib.args.code import fault_in_file, from_word
 from rlhf_lib.files import CannotWrite, whole_files, writing_in
+from rlhf_lib.machine import fault_of_machine
 from rlhf_lib.recipes import RECIPES, parse, recipe_file
 from rlhf_lib.signals import ending_by
 from rlhf_lib.terminal import visible
@@ -82,10 +83,11 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
     elif recipe is not None:
         file = recipe_file(recipe, algorithm)
     else:
-        file = RECIPES / f"{algorithm}-{task or arguments.default_of(kind, 'task') or 'char-count'}.json"
+        name = task or arguments.default_of(kind, "task") or "char-count"
+        file = RECIPES / f"{algorithm}-{name}.json"
         if not file.is_file():
-            return kind(**({"task": task, **with_room(task)} if task else {}))
-    return arguments.from_json(kind, file.read_text(), str(file))
+            return kind(**({"task": from_word(name), **with_room(task)} if task else {}))
+    return arguments.from_file(kind, file)
 
 
 def without(rest: list[str], name: str) -> list[str]:
@@ -158,13 +160,25 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
     file = Path(run or "") / "args.json"
     if run is None or not file.is_file():
         return kind(**with_room(task))
-    told = json.loads(file.read_text())
+    told = arguments.read_object(file)
     names = ("task", "data", "prompt_style", "system_prompt", "template_args", "few_shot", "gen_len", "dtype", "prepend_bos")
     known = {name: told[name] for name in names if told.get(name) is not None}
-    known |= {"template_args": tuple(known.get("template_args", ()))}
     if option(rest, "--prompt-style") == "plain":  # which has no place for them
         known |= {"system_prompt": None, "template_args": ()}
-    return kind(**{**known, "task": "pocket"} if known.get("task") in (None, "char-count") else known)
+    if known.get("task") in (None, "char-count"):
+        known["task"] = "pocket"
+    try:
+        return kind(**known)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def held_out_of(task: Any, *asked: Any) -> Any:
+    """A task's held-out prompts; an error where it has none."""
+    prompts = task.held_out(*asked)
+    if not prompts:
+        raise InputError(f"task={task.name} has no right answers to held-out problems; use --task pocket, gsm8k or another")
+    return prompts
 
 
 def sample(rest: list[str]) -> int:
@@ -178,10 +192,10 @@ def sample(rest: list[str]) -> int:
     from rlhf_lib.tasks import task_of
 
     model = load_model(args)
-    if args.prompt:
+    if args.prompt is not None:
         prompts = [args.prompt] * args.count
     else:
-        prompts = task_of(args, model, args.gen_len).held_out(args.count, args.few_shot).prompts
+        prompts = held_out_of(task_of(args, model, args.gen_len), args.count, args.few_shot).prompts
     shown = {"trained": model} if args.run or args.adapter else {"model": model}
     if isinstance(model, TransformerWithLora):
         shown = {"base": BridgedTransformer(model.base.name, device=args.device, dtype=args.dtype), **shown}
@@ -215,9 +229,7 @@ def judge(args: arguments.EvalArgs) -> int:
 
     model = load_model(args)
     task = task_of(args, model, args.gen_len)
-    prompts = task.held_out(args.problems, args.few_shot, args.style if args.few_shot else None)
-    if prompts is None:
-        raise InputError(f"task={args.task!r} has no right answers to evaluate; use --task pocket, gsm8k, svamp or mathqa")
+    prompts = held_out_of(task, args.problems, args.few_shot, args.style if args.few_shot else None)
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
     greedy = evaluate(model, task, prompts, temperature=0.0, **options)
     table, sampled = greedy.table(), None
@@ -304,8 +316,24 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 }
 
 
+def stop(sentence: str, code: int) -> int:
+    """Say why a command ends; returns its exit code."""
+    with suppress(OSError):  # nobody may be listening
+        print(f"rlhf: {visible(sentence)}", file=sys.stderr)
+    return code
+
+
+def require_text(words: list[str]) -> None:
+    """Raise where a word of the command line was no text."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the word {word!r} is not UTF-8; write it in UTF-8, or rename what it names") from None
+
+
 def main(words: list[str] | None = None) -> int:
-    """Run one command; 0 is success, 1 a disk that is full, 2 a mistake in what was given, 130 an end by Ctrl-C or SIGTERM.
+    """Run one command; 0 is success, 1 a fault of the machine, 2 a mistake in what was given, 130 an end by Ctrl-C or SIGTERM.
 
     Training ends with 0 at the first of either signal, after its phase.
     """
@@ -314,18 +342,24 @@ def main(words: list[str] | None = None) -> int:
         print(HELP)
         return 0 if words else 2
     if words[0] not in COMMANDS:
-        print(f"rlhf: {words[0]!r} is not a command; use {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        return stop(f"{words[0]!r} is not a command; use {', '.join(COMMANDS)}", 2)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        require_text(words)
         with ending_by(signal.default_int_handler, signal.SIGTERM):
             return COMMANDS[words[0]](words[1:])
     except InputError as error:
-        print(visible(f"rlhf: {error}"), file=sys.stderr)
-        return 2
+        return stop(str(error), 2)
     except CannotWrite as error:
-        print(visible(f"rlhf: {error}"), file=sys.stderr)
-        return 1
+        return stop(str(error), 1)
     except KeyboardInterrupt:
-        print("rlhf: stopped; a run goes on from its last checkpoint with --resume --output-dir DIRECTORY", file=sys.stderr)
-        return 130
+        return stop("stopped; a run goes on from its last checkpoint with --resume --output-dir DIRECTORY", 130)
+    except BrokenPipeError:  # the reader of `rlhf ... | head` has gone
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        fault, told = fault_of_machine(error), fault_in_file(error)
+        if fault is None and told is None:
+            raise
+        return stop(*(fault or (f"{told}; correct it", 2)))

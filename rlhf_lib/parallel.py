@@ -87,7 +87,7 @@ def noticing_loss(function: Callable) -> Callable:
     return call
 
 
-def own_rows(prompts: Int[Tensor, "batch prefix"] | list[str]) -> slice:
+def own_rows(prompts: Int[Tensor, "batch prefix"] | list) -> slice:
     """The rows that are this process's: an even share, in which equal prompts that follow each other stay together.
 
     With fewer different prompts than processes a prompt's rows are split after all.

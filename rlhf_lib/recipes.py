@@ -4,21 +4,37 @@ A recipe of the library is named ALGORITHM-TASK, or ALGORITHM-TASK-MODEL where i
 is taken without being asked for; the others are asked for by name, and any file is by its path.
 """
 
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 
-from rlhf_lib.args import GEN_LEN, InputError, from_json
+from rlhf_lib.args import GEN_LEN, InputError, from_file, require_no_saved_code
 
 RECIPES = Path(__file__).parent / "assets" / "recipes"
 Args = TypeVar("Args")
 
 
 def parse(kind: type[Args], words: list[str], prog: str, default: Args | None = None) -> Args:
-    """An instance of the dataclass `kind` from command-line words, which change `default` (or the class's defaults)."""
+    """An instance of the dataclass `kind` from command-line words, which change `default` (or the class's defaults).
+
+    Raises:
+        InputError: `default` names code that the words do not give: see require_no_saved_code.
+    """
+    if {"-h", "--help"} & set(words):
+        kind = without_unread(kind)
+        default = None if default is None else kind(**vars(default))
     start: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=words, prog=prog, config=(tyro.conf.SuppressFixed,), **start)
+    args = tyro.cli(kind, args=words, prog=prog, config=(tyro.conf.SuppressFixed,), **start)
+    require_no_saved_code(args)
+    return args
+
+
+def without_unread(kind: type[Args]) -> type[Args]:
+    """The dataclass `kind` without the fields that nothing reads, for its help; given all the same, they are refused."""
+    hidden = [(f.name, tyro.conf.Suppress[f.type], f) for f in fields(kind) if f.name in kind.unread]
+    return make_dataclass(kind.__name__, hidden, bases=(kind,), kw_only=True, namespace={"__doc__": kind.__doc__})
 
 
 def recipe_names(algorithm: str) -> list[str]:
@@ -44,4 +60,4 @@ def recipe_file(name: str, algorithm: str) -> Path:
 
 def recipe(kind: type[Args], name: str) -> Args:
     """The arguments of a recipe that comes with the library, such as "grpo-pocket"."""
-    return from_json(kind, (RECIPES / f"{name}.json").read_text(), f"recipe {name}")
+    return from_file(kind, RECIPES / f"{name}.json")

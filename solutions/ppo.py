@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 6a212106189e
+# Rendered by `rlhf course render`; fingerprint 4afbcb57b9f1
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -27,7 +27,6 @@ from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
 from rlhf_lib.objectives import Mask, Reduction, hide, plogq, whiten
 from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.recipes import parse
-from rlhf_lib.rewards import score
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
 from rlhf_lib.tasks import Prompts, Task, task_of
@@ -494,13 +493,12 @@ class RLHFTrainer(Trainer):
         """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
         task = self.task
         completions = [task.cut(completion) for completion in sampled.completions]
-        columns = {**prompts.columns, "completion_ids": sampled.completion_ids}
-        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, completions, columns)
+        rewards, each = task.score(prompts, completions, sampled.completion_ids)
         self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
         for name, values in each.items():
             given = [value for value in values if value is not None]
             self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
-        self.correct = task.is_correct(prompts, sampled.completions) if "answer" in prompts.columns else None
+        self.correct = task.verdicts(prompts, sampled.completions)
         self.log(correct=None if self.correct is None else sum(self.correct) / len(self.correct))
         styles = [task.style_of(completion) for completion in sampled.completions]
         for style in ("reasoning", "bare", "sentence") if any(styles) else ():

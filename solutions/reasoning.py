@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 736613b35567
+# Rendered by `rlhf course render`; fingerprint c6f3259c64f6
 """Solutions of chapters/6_reasoning.md; run them with `python -m solutions.reasoning`.
 
 Reading answers, rewarding them, fine-tuning on worked solutions, and choosing among many.
@@ -28,16 +28,22 @@ from rlhf_lib.objectives import Mask, hide
 from rlhf_lib.optim import get_supervised_optimizer
 from rlhf_lib.recipes import parse, recipe
 from rlhf_lib.rewards.answers import (
+    ANSWERING,
     CONVENTIONS,
-    LARGEST_EXPONENT,
     LETTERS,
-    LONGEST_ANSWER,
-    PLAIN,
+    MARKS,
+    MOST_HASHES,
+    as_text,
+    extract_last_number,
+    is_heading,
+    is_literal,
     is_option,
     option_letter,
+    read_reference,
     same_answer,
 )
 from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
+from rlhf_lib.rewards.numbers import LARGEST_EXPONENT, LONGEST_ANSWER, NUMBER, bare
 from rlhf_lib.rewards.shaping import reft_reward
 from rlhf_lib.rollouts import get_logprobs
 from rlhf_lib.runs import explained_variance
@@ -55,41 +61,53 @@ def extract_tagged(completion: str) -> str | None:
 
 
 def extract_hashes(completion: str) -> str | None:
-    """What follows the last #### on its line (GSM8K's convention); None without ####."""
-    start = completion.rfind("####")
-    return completion[start + 4 :].split("\n", 1)[0] if start >= 0 else None
+    """The answer that #### marks (GSM8K's convention), on its own line or else on the next; None where #### marks none.
+
+    In Markdown #### begins a heading. The last line that is none (is_heading) counts. Where all could be headings the last one
+    is an answer, unless something that could be it (ANSWERING) follows.
+    """
+    parts = [part.strip() for part in completion.rsplit("####", MOST_HASHES)[1:]]
+    lines = [part.split("\n", 1)[0] for part in parts]
+    answers = [line for line in lines if not is_heading(line)]
+    if not answers and lines and not ANSWERING.search(parts[-1], len(lines[-1])):
+        answers = lines
+    return answers[-1] if answers else None
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
+    r"""The number that a text states: 18, $18.00, 1,000, 1 1/2, \frac{1}{2}, 50%, 18 dollars, x = 18; None if it states none.
 
-    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts; the printed
-    minus sign is one too. None too for a text longer
-    than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
+    `bare` leaves the number alone, and NUMBER has to match all that is left: 2\sqrt{3} is not 2. Units are dropped: 50% is 50.
+    None too for a text longer than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no
+    text raises an error.
     """
-    match = PLAIN.search(text[:LONGEST_ANSWER])
-    if match is None or len(text) > LONGEST_ANSWER:
-        return None
-    number = re.sub(r"[\s$,]", "", match.group()).replace("−", "-")
-    numerator, _, denominator = number.partition("/")
-    exponent = re.search(r"[eE]([-+]?[0-9]+)$", numerator)
-    if exponent and abs(int(exponent.group(1))) > LARGEST_EXPONENT:
+    match = NUMBER.fullmatch(bare(text)) if len(text) <= LONGEST_ANSWER else None
+    if match is None or abs(int(match["exponent"] or 0)) > LARGEST_EXPONENT:
         return None
     try:
-        return Fraction(numerator.removesuffix(".")) / Fraction(denominator or 1)
-    except (ValueError, ZeroDivisionError):
+        size = Fraction(match["whole"] or 0) + Fraction(match["numerator"]) / Fraction(match["denominator"] or 1)
+    except ZeroDivisionError:
         return None
+    return -size if match["sign"] == "-" else size
+
+
+def marked_answer(text: str) -> str | None:
+    """The first of MARKS, in order, that holds something; "" where all that are there are empty, None where there is none."""
+    found = [answer.strip() for extract in MARKS.values() if (answer := extract(text)) is not None]
+    return next(filter(None, found), "" if found else None)
 
 
 def extract_answer(completion: str, convention: str = "any") -> str | None:
-    """The answer of a completion under one convention; "any" takes the first of CONVENTIONS, in order, that finds one.
+    """The answer of a completion under one convention; "any" takes the first mark that holds one, and else the last number.
+
+    A mark with nothing in it is an empty answer, and no number from elsewhere counts.
 
     Raises:
         InputError: a convention that does not exist.
     """
     if convention == "any":
-        found = (extract(completion) for extract in CONVENTIONS.values())
-        return next((answer.strip() for answer in found if answer is not None), None)
+        marked = marked_answer(completion)
+        return extract_last_number(completion) if marked is None else marked
     known = {**CONVENTIONS, **LETTERS}
     if convention not in known:
         raise InputError(f"convention={convention!r} does not exist; use any, {', '.join(known)}")
@@ -98,29 +116,32 @@ def extract_answer(completion: str, convention: str = "any") -> str | None:
 
 
 def answer_key(answer: str) -> Fraction | str | None:
-    """What two equal answers have in common: the number if there is one, else the text without case and surrounding space.
+    """What two equal answers have in common: the number if there is one, else the text (as_text).
 
     None for a text that is empty or longer than LONGEST_ANSWER: it equals nothing, not even itself.
     """
     number = parse_number(answer)
     if number is not None:
         return number
-    text = answer.strip().casefold()
-    return text if text and len(answer) <= LONGEST_ANSWER else None
+    return as_text(answer) or None if len(answer) <= LONGEST_ANSWER else None
 
 
 def answers_match(completion: str, reference: str, convention: str = "any") -> bool:
     """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
 
     `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
-    is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
+    is", the last number, and takes a text without any of them as it stands; the reference itself always matches. A reference
+    that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
     """
     if is_option(reference):
         answer = extract_answer(completion, "letter" if convention == "any" else convention)
         return answer is not None and option_letter(answer) == option_letter(reference)
     answer = extract_answer(completion, convention)
-    expected = extract_answer(reference)
-    return answer is not None and same_answer(answer, reference if expected is None else expected)
+    if convention == "any" and is_literal(completion, reference):
+        return True
+    if convention == "any" and answer is None:
+        answer = completion  # of a text without marks and numbers, such as "Paris", all is the answer
+    return answer is not None and same_answer(answer, read_reference(reference))
 
 
 def xml_correctness_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:
@@ -165,13 +186,12 @@ def is_honest(text: str) -> bool:
     """Whether `hardened_format_reward` pays for a text.
 
     MULTILINE matches the whole of it, each of TAGS stands once, the reasoning has at least LEAST_REASONING characters without
-    the space around it, and the tagged answer has at most LONGEST_ANSWER characters and one number of PLAIN.
+    the space around it, and the tagged answer states one number (parse_number).
     """
     if not MULTILINE.fullmatch(text) or any(text.count(tag) != 1 for tag in TAGS):
         return False
     reasoning = text.split("</reasoning>")[0].removeprefix("<reasoning>").strip()
-    answer = tagged_answer(text)
-    return len(reasoning) >= LEAST_REASONING and len(answer) <= LONGEST_ANSWER and len(PLAIN.findall(answer)) == 1
+    return len(reasoning) >= LEAST_REASONING and parse_number(tagged_answer(text)) is not None
 
 
 def build_few_shot_prompt(question: str, examples: list[tuple[str, str]], room: int, count_tokens: Callable[[str], int]) -> str:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint f2b935805711
+# Rendered by `rlhf course render`; fingerprint 29beba1f6735
 """Solutions of chapters/5_reward_models.md; run them with `python -m solutions.reward_models`.
 
 A reward model of right and wrong answers, and what choosing by it is worth.
@@ -19,6 +19,7 @@ from rlhf_lib.args import InputError, RewardModelArgs
 from rlhf_lib.course.demos.reward_models import PROBLEMS, SAMPLES
 from rlhf_lib.finite import require_finite
 from rlhf_lib.models import BridgedTransformer, loading
+from rlhf_lib.models.lengths import last_tokens
 from rlhf_lib.models.reward_model import DEFAULT, read_classifier
 from rlhf_lib.recipes import parse, recipe
 from rlhf_lib.rollouts import rollout
@@ -141,16 +142,14 @@ class RewardModel(nn.Module):
     def encode_one(self, question: str, completion: str) -> list[int]:
         """Tokens of one text; of a long one the question's beginning is cut, then the completion's."""
         tokenizer = self.tokenizer
-        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
-        told = tokenizer(completion, add_special_tokens=False)["input_ids"]
         if self.is_causal:
             front, middle, end = [tokenizer.bos_token_id], [], [tokenizer.eos_token_id]
         else:
             front, middle, end = [tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id]
         front, middle, end = ([i for i in part if i is not None] for part in (front, middle, end))
         room = self.longest - len(front) - len(middle) - len(end)
-        told = told[-room:]
-        asked = asked[-(room - len(told)) :] if room > len(told) else []
+        told = last_tokens(tokenizer, completion, room)
+        asked = last_tokens(tokenizer, question, room - len(told)) if room > len(told) else []
         return front + asked + middle + told + end
 
     @torch.no_grad()

@@ -92,13 +92,14 @@ def test_tagged_and_hashes__no_closed_pair(student):
 
 
 def test_tagged_and_hashes__the_last_hashes(student):
-    """extract_hashes gives what follows the last ####, to the end of its line."""
+    """extract_hashes gives what follows the last ####, to the end of its line; where that is empty, the next line."""
     a, b = numbers(student, 2)
     name = "extract_hashes"
     compare_text(student, name, f"{sentence(student)}\n#### {a}", f"{a}")
     compare_text(student, name, f"{sentence(student)}\n#### {a}\n{b} is left over", f"{a}")
     thing = pick(student, THINGS)
     compare_text(student, name, f"#### {b}\n{sentence(student)}\nso ####{a} {thing}\n\n{b}", f"{a} {thing}")
+    compare_text(student, name, f"{sentence(student)}\n####\n{a} {thing}\n\n{b}", f"{a} {thing}")
 
 
 def test_tagged_and_hashes__no_hashes(student):
@@ -107,6 +108,18 @@ def test_tagged_and_hashes__no_hashes(student):
     for text in (f"{a}", f"### {a}", f"# {a} # # #", ""):
         compare_text(student, "extract_hashes", text, None)
     compare_text(student, "extract_hashes", f"{a}\n####", "")
+
+
+def test_tagged_and_hashes__headings(student):
+    """A line after #### that could be a heading counts only if no other states a number and no answer follows it."""
+    a, b = numbers(student, 2)
+    name, heading = pick(student, NAMES), pick(student, ("Explanation", "Step 2: conclude", "Checking", "2. Add up"))
+    compare_text(student, "extract_hashes", f"#### {a}\n\n#### {heading}", f"{a}")
+    compare_text(student, "extract_hashes", f"#### {a}\n#### {heading}\n{sentence(student)}", f"{a}")
+    compare_text(student, "extract_hashes", f"#### {heading}\nThat makes \\boxed{{{b}}}.", None)
+    compare_text(student, "extract_hashes", f"#### {heading}\nThe answer is {name}.", None)
+    compare_text(student, "extract_hashes", f"{sentence(student)}\n#### {name}", name)
+    compare_text(student, "extract_hashes", f"{sentence(student)}\n#### {name}\nI am sure of it.", name)
 
 
 # parse_number
@@ -172,13 +185,17 @@ def test_parse_number__money_and_separators(student):
 
 
 def test_parse_number__fractions_and_exponents(student):
-    """1/2 is a half and 1e3 a thousand; nothing is rounded."""
+    """1/2 is a half, 1 1/2 one and a half and 1e3 a thousand; nothing is rounded."""
     a, b = numbers(student, 2)
-    d = int(student.integers(1, 10, 1))
+    c, d = numbers(student, 2, 2, 10)
     for text, value in (
         (f"{a}/{b}", Fraction(a, b)),
         (f"-{b} / {a}", Fraction(-b, a)),
         ("1/3", Fraction(1, 3)),
+        (f"{c} {a}/{b}", c + Fraction(a, b)),
+        (f"-{c} {a}/{b} {pick(student, THINGS)}", -c - Fraction(a, b)),
+        (f"\\frac{{{a}}}{{{b}}}", Fraction(a, b)),
+        (f"{c}\\frac{{{a}}}{{{b}}}", c + Fraction(a, b)),
         (f"{a}e3", 1000 * a),
         (f"{a}.{d}E-2", (a + Fraction(d, 10)) / 100),
         (f"1e+{d}", 10**d),
@@ -189,8 +206,8 @@ def test_parse_number__fractions_and_exponents(student):
 
 
 def test_parse_number__words_around_it(student):
-    """Units and words are dropped; of several numbers the first counts, and nothing is worked out."""
-    a, b, c = numbers(student, 3)
+    """Units and words are dropped, and of an equation the right side counts."""
+    a, b = numbers(student, 2)
     thing = pick(student, THINGS)
     for text, value in (
         (f"{a} {thing}", a),
@@ -198,18 +215,26 @@ def test_parse_number__words_around_it(student):
         (f"x = {a}", a),
         (f"{pick(student, NAMES)} has ${a}.", a),
         (f"**{a}**", a),
-        (f"{a}. So {b}", a),
-        (f"{a} or {b} or {c}", a),
-        (f"{a} + {b}", a),
-        (f"12,34 {thing}", 12),
+        (f"{a} + {b} = {a + b}", a + b),
     ):
         compare_number(student, text, value)
+
+
+def test_parse_number__more_than_a_number(student):
+    """An expression, a range, a time or a list is no number, not even its first, and nothing is worked out."""
+    a, b, c = numbers(student, 3)
+    for text in (
+        f"\\sqrt{{{a}}} + {b}", f"{a}\\sqrt{{{b}}}", f"{a}x", f"{a}^{b}", f"{a}\\times 10^{b}", f"{a} + {b}",
+        f"{a}-{b}", f"{a}:{b}", f"({a}, {b})", f"{a} or {b} or {c}", f"{a} hours {b} minutes", f"{a}/{b}/{c}",
+        f"Step {a}: conclude", f"x > {a}",
+    ):  # fmt: skip
+        compare_number(student, text, None)
 
 
 def test_parse_number__no_number(student):
     """None where no number is stated, where a fraction has no value, and for digits of other scripts."""
     (a,) = numbers(student, 1)
-    for text in ("", "none", "$", "-", ".", ",", "%", "n/a", pick(student, NAMES), "twelve", "nan", "inf", f"{a}/0", "½"):
+    for text in ("", "none", "$", "-", ".", ",", "%", "n/a", pick(student, NAMES), "twelve", "nan", "inf", f"{a}/0", "²", "٣"):
         compare_number(student, text, None)
 
 
@@ -258,11 +283,13 @@ def test_answers_match__conventions_in_order(student):
 
 
 def test_answers_match__an_empty_answer_is_found(student):
-    """An empty <answer></answer> is what the completion answers; no other number is looked for."""
-    (a,) = numbers(student, 1)
+    """An empty <answer></answer> is an empty answer unless another mark holds something; no number is looked for."""
+    a, b = numbers(student, 2)
     text = f"{a} {pick(student, THINGS)} <answer></answer>"
     expect.equal(student.call("extract_answer", text), "", f"answer of {brief(text)}")
     expect.equal(student.call("answers_match", text, f"{a}"), False, f"match of {brief(text)} with {a}")
+    text = f"<answer>\n</answer>\n#### {a}\n{b} {pick(student, THINGS)}"
+    expect.equal(student.call("extract_answer", text), f"{a}", f"answer of {brief(text)}")
 
 
 def test_answers_match__a_convention_by_name(student):
@@ -290,7 +317,8 @@ def test_answers_match__keys(student):
     for text, value in dressed:
         same_number(student, student.call("answer_key", text), value, f"the key of {brief(text)}")
     name = pick(student, NAMES)
-    for text, key in ((name, name.lower()), (f"\n{name.upper()} ", name.lower()), ("", None), (" \n", None)):
+    written = ((name, name.lower()), (f"\n{name.upper()} ", name.lower()), (f"\\text{{{name}}}", name.lower()))
+    for text, key in (*written, ("", None), (" \n", None)):
         expect.equal(student.call("answer_key", text), key, f"key of {brief(text)}")
     expect.equal(student.call("answer_key", "y" * 200), "y" * 200, "key of 200 letters")
     expect.equal(student.call("answer_key", "y" * 201), None, "key of 201 letters")
@@ -334,10 +362,29 @@ def test_answers_match__names_and_fractions(student):
     judge(student, f"<answer>{'y' * 201}</answer>", "y" * 201, False)
 
 
+def test_answers_match__texts(student):
+    """A text without marks and numbers is an answer as it stands; the reference itself is always right, whatever it holds."""
+    name, other = shuffled(student, list(NAMES))[:2]
+    a, b, c = numbers(student, 3, 2, 60)
+    for completion in (name, f"{name}.", f"#### {name}", f"The answer is {name}."):
+        judge(student, completion, name, True)
+        judge(student, completion, other, False)
+    judge(student, name, name, False, "xml")
+    judge(student, f"{a}", f"{a}", False, "xml")
+    for reference in (f"{a} hours {b} minutes", f"{a}:{b}", f"({a}, {b})", f"{a} to {b}"):
+        judge(student, f"#### {reference}", reference, True)
+        judge(student, f"#### {a}", reference, False)
+        judge(student, f"#### {b}", reference, False)
+    for reference in (f"{name}\n{other}", f"{name}\n{a}", f"{a}\n#### {b}\n\n#### {name}", f"{name} </answer> {a}"):
+        judge(student, f"#### {reference}", reference, True)
+        judge(student, f"#### {c + 100}", reference, False)
+
+
 def test_answers_match__conventions_of_the_completion(student):
     """The convention is about the completion alone; the reference may be written otherwise."""
     a, b = numbers(student, 2)
     worked = f"{b} {pick(student, THINGS)}, then {sentence(student)}\n#### {a}"
+    judge(student, f"{b}", f"{a}", False, "xml")
     for reference in (f"{a}", worked):
         judge(student, f"{a} {pick(student, THINGS)}", reference, False, "xml")
         judge(student, f"#### {a}", reference, False, "xml")
@@ -602,7 +649,7 @@ def test_hardened_format__reasoning_of_some_length(student):
 def test_hardened_format__no_list_of_guesses(student):
     """An answer of several numbers is a list of guesses."""
     n = numbers(student, 3, 100)
-    for answer in (f"{n[0]} {n[1]}", f"{n[0]}, {n[1]}, {n[2]}", f"{n[0]}\n{n[1]}", f"{n[0]} or {n[1]}", f"{n[0]}-{n[1]}"):
+    for answer in (f"{n[0]}; {n[1]}", f"{n[0]}, {n[1]}, {n[2]}", f"{n[0]}\n{n[1]}", f"{n[0]} or {n[1]}", f"{n[0]}-{n[1]}"):
         check_honest(student, xml(sentence(student), answer), False, "several numbers")
 
 
@@ -613,7 +660,7 @@ def test_hardened_format__a_short_answer_with_a_number(student):
         check_honest(student, xml(sentence(student), answer), False, "no number")
     for length in (200, 201, 300):
         check_honest(
-            student, xml(sentence(student), f"{n} ".ljust(length, "x")), length <= 200, f"an answer of {length} characters"
+            student, xml(sentence(student), f"{n} ".ljust(length, "e")), length <= 200, f"an answer of {length} characters"
         )
 
 

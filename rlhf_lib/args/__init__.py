@@ -4,16 +4,14 @@ Every field's comment is also its help on the command line. An instance is never
 values are properties. Fields that only one algorithm needs live in that algorithm's class.
 """
 
+from rlhf_lib.args.code import CodeInFile
 from rlhf_lib.args.commands import CompareArgs, EvalArgs, MergeArgs, ModelArgs, SampleArgs
 from rlhf_lib.args.rules import (
     InputError,
     default_of,
     require,
-    require_not_negative,
-    require_positive,
-    require_share,
 )
-from rlhf_lib.args.saved import from_json, to_json
+from rlhf_lib.args.saved import comparable, from_file, from_json, read_object, read_text, require_no_saved_code, to_json
 from rlhf_lib.args.supervised import PretrainArgs, RewardModelArgs, SftArgs
 from rlhf_lib.args.training import (
     GEN_LEN,
@@ -33,6 +31,7 @@ from rlhf_lib.args.training import (
 __all__ = [
     "GEN_LEN",
     "LORA_MAPS",
+    "CodeInFile",
     "CommonArgs",
     "CompareArgs",
     "EvalArgs",
@@ -52,11 +51,13 @@ __all__ = [
     "SftArgs",
     "TaskArgs",
     "TrainingArgs",
+    "comparable",
     "default_of",
+    "from_file",
     "from_json",
+    "read_object",
+    "read_text",
     "require",
-    "require_not_negative",
-    "require_positive",
-    "require_share",
+    "require_no_saved_code",
     "to_json",
 ]

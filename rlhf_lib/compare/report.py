@@ -152,7 +152,7 @@ def compare(args: CompareArgs) -> str:
         InputError: the directory cannot be written, is written by another process, or holds another comparison; a run failed.
         CannotWrite: the disk is full; the runs so far stay, and are not repeated when the comparison is started again.
     """
-    with writing_in(args.output_dir or new_run_path(f"compare-{args.task}")) as root:
+    with writing_in(args.output_dir or new_run_path(f"compare-{str(args.task).rpartition(':')[2]}")) as root:
         keep_arguments(root, args)
         return write_comparison(args, root)
 

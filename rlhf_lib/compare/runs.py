@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_lib.args import CompareArgs, InputError
+from rlhf_lib.args import CompareArgs, InputError, require, require_no_saved_code
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.models import load_policy
 from rlhf_lib.models.reward_model import RewardModel
@@ -79,7 +79,12 @@ class Outcome:
 
 
 def common_options(args: CompareArgs) -> list[str]:
-    """What every `rlhf train` of the comparison is told."""
+    """What every `rlhf train` of the comparison is told, as if the user had typed it."""
+    require_no_saved_code(args)
+    require(
+        not isinstance(args.task, type),
+        f"task={args.task!r} cannot be handed to the processes that train; give it as CodeInFile('FILE.py:CLASS')",
+    )
     options = {"task": args.task, "prompt-style": args.prompt_style, "base-model": args.base_model, "gen-len": args.gen_len}
     words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     words += [] if args.data is None else ["--data", args.data]

@@ -44,11 +44,11 @@ def results_table(rows: list[tuple[str, Accuracy]], tablefmt: str = "github") ->
 
 def problem_rows(greedy: Evaluation, sampled: SampledEvaluation | None) -> list[dict[str, Any]]:
     """One object a problem: prompt, reference, the greedy completion, and all samples with verdicts and scores."""
-    rows = []
+    rows, answers = [], greedy.prompts.columns.get("answer")
     for i, prompt in enumerate(greedy.prompts.prompts):
         row = {
             "prompt": prompt,
-            "answer": greedy.prompts.columns["answer"][i],
+            "answer": "" if answers is None else str(answers[i]),
             "greedy": {
                 "completion": greedy.completions[i],
                 "correct": greedy.correct[i],

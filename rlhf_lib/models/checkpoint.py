@@ -86,6 +86,13 @@ def read_config(name: str, what: str, **changes: Any) -> Any:
     )
     with sound(f"{what}{whence}", remedy):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **changes)
+    for kind in ("attn_implementation", "experts_implementation"):
+        asked = str(getattr(config, f"_{kind}", None))
+        require(
+            "/" not in asked,
+            f"{what}: config.json has {kind}={asked!r}, a kernel from the hub, which is code and never run here; take that "
+            "line out of it",
+        )
     text = config.get_text_config()
     require_sizes({size: vars(text).get(text.attribute_map.get(size, size)) for size in SIZES}, what)
     return config

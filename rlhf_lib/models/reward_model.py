@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from rlhf_lib.args import InputError, require
 from rlhf_lib.finite import require_finite
 from rlhf_lib.models import checkpoint, loading
+from rlhf_lib.models.lengths import last_tokens
 from rlhf_lib.preferences import pool_last_real_token
 
 DEFAULT = "distilroberta-base"
@@ -102,16 +103,14 @@ class RewardModel(nn.Module):
     def encode_one(self, question: str, completion: str) -> list[int]:
         """Tokens of one text; of a long one the question's beginning is cut, then the completion's."""
         tokenizer = self.tokenizer
-        asked = tokenizer(question, add_special_tokens=False)["input_ids"]
-        told = tokenizer(completion, add_special_tokens=False)["input_ids"]
         if self.is_causal:
             front, middle, end = [tokenizer.bos_token_id], [], [tokenizer.eos_token_id]
         else:
             front, middle, end = [tokenizer.cls_token_id], [tokenizer.sep_token_id], [tokenizer.sep_token_id]
         front, middle, end = ([i for i in part if i is not None] for part in (front, middle, end))
         room = self.longest - len(front) - len(middle) - len(end)
-        told = told[-room:]
-        asked = asked[-(room - len(told)) :] if room > len(told) else []
+        told = last_tokens(tokenizer, completion, room)
+        asked = last_tokens(tokenizer, question, room - len(told)) if room > len(told) else []
         return front + asked + middle + told + end
 
     @torch.no_grad()

@@ -3,10 +3,15 @@
 REWARDS has all functions that a command line may name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
-from rlhf_lib.args import InputError
+from rlhf_lib.args import CodeInFile, InputError, require
+from rlhf_lib.args.code import name_of, names_code, saved_name
+from rlhf_lib.args.weights import Reward, split_weight
 from rlhf_lib.rewards.answers import answer_key, answers_match, extract_answer, parse_number, same_answer
+from rlhf_lib.rewards.calling import RewardError
 from rlhf_lib.rewards.formats import (
     hardened_correctness_reward,
     hardened_format_reward,
@@ -39,11 +44,13 @@ REWARDS: dict[str, Callable] = {
 __all__ = [
     "REWARDS",
     "XML_REWARDS",
+    "RewardError",
     "answer_key",
     "answers_match",
     "choose_rewards",
     "correctness_reward",
     "extract_answer",
+    "function_in_file",
     "parse_number",
     "reward_fn_char_count",
     "same_answer",
@@ -52,16 +59,46 @@ __all__ = [
 ]
 
 
-def choose_rewards(names: tuple[str, ...]) -> tuple[tuple[Callable, ...], tuple[float, ...]]:
-    """Functions and weights of a list such as ("xml_correctness", "soft_format=0.5"); without "=" the weight is 1."""
-    functions, weights = [], []
-    for entry in names:
-        name, _, weight = entry.partition("=")
-        if name not in REWARDS:
-            raise InputError(f"rewards={entry!r} is unknown; use NAME or NAME=WEIGHT with a name of {', '.join(REWARDS)}")
-        try:
-            weights.append(float(weight or 1))
-        except ValueError:
-            raise InputError(f"rewards={entry!r} has no number after '='; write for example {name}=0.5") from None
-        functions.append(REWARDS[name])
-    return tuple(functions), tuple(weights)
+def choose_rewards(entries: Sequence[Reward]) -> tuple[tuple[Callable, ...], tuple[float, ...]]:
+    """Functions and weights of a list such as ("xml_correctness", "soft_format=0.5", own_function, (another, 2.0)).
+
+    A name is one of REWARDS, or a CodeInFile, whose file is imported. Without a weight it is 1.
+
+    Raises:
+        InputError: an unknown name, a weight that is no finite number, or a file that has no such function.
+    """
+    pairs = [split_weight(entry) for entry in entries]
+    return tuple(reward_function(what) for what, _ in pairs), tuple(weight for _, weight in pairs)
+
+
+def reward_function(what: str | Callable) -> Callable:
+    """The function that is meant."""
+    if isinstance(what, CodeInFile):
+        return function_in_file(what)
+    if not isinstance(what, str):
+        return usable(what, saved_name(what))
+    if what not in REWARDS:
+        is_code = names_code(what) or ":" in what
+        own = "give the function itself, or CodeInFile(...)" if is_code else "or FILE.py:NAME, of your own"
+        raise InputError(f"rewards={what!r} is unknown; use NAME or NAME=WEIGHT with a name of {', '.join(REWARDS)}; {own}")
+    return REWARDS[what]
+
+
+def function_in_file(code: CodeInFile) -> Callable:
+    """The function that a file has under a name; it is known by that name, whatever it calls itself."""
+    function, name = usable(code.load(), code), code.rpartition(":")[2]
+    if name_of(function) == name:
+        return function
+    known = partial(function)
+    known.__name__ = name
+    return known
+
+
+def usable(function: Any, shown: str) -> Callable:
+    """Raise unless this can be called with prompts and completions."""
+    require(callable(function), f"{shown} is {type(function).__name__} {function!r:.60}, not a function; name a function")
+    require(
+        not isinstance(function, type),
+        f"{shown} is a class; give a function, or an instance that can be called, such as one = {name_of(function)}()",
+    )
+    return function

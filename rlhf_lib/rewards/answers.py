@@ -1,7 +1,8 @@
-"""Find the answer in a completion and compare it with the reference, as numbers.
+r"""Find the answer in a completion and compare it with the reference, as numbers.
 
-One extractor a convention, one comparison for all, and one entry, `answers_match`, that evaluation and rewards share.
-Nothing is ever evaluated as code, and all work is bounded: benchmarks/answers.py measures what hostile completions cost.
+One extractor a convention, one grammar (`numbers`) and one comparison for all, and one entry, `answers_match`, that evaluation
+and rewards share. Nothing is ever evaluated as code, and all work is bounded: benchmarks/answers.py measures what hostile
+completions cost.
 """
 
 import re
@@ -9,22 +10,29 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from rlhf_lib.args import InputError
+from rlhf_lib.rewards.numbers import LARGEST_EXPONENT, LONGEST_ANSWER, NUMBER, bare, first_stated, last_stated, plain
 
-LONGEST_ANSWER = 200  # characters of an answer that are looked at
-LONGEST_TAIL = 4000  # characters at the end of a completion in which a last number is looked for
-LARGEST_EXPONENT = 300
+LONGEST_TAIL = 4000  # characters at the end of a completion in which an answer without a mark is looked for
+MOST_HASHES = 16  # the last so many #### are looked at
 
-PLAIN = re.compile(
-    r"(?<![0-9.])[-+−]?(?:\$\s?)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]{1,4})?"
-    r"(?:\s?/\s?[0-9]+)?|(?<![0-9.])[-+−]?\$?\.[0-9]+(?:[eE][-+]?[0-9]{1,4})?"
+HEADING = re.compile(r"\W*(?:(?:step|part)\b|[0-9]{1,2} ?[.):] ?[^\W\d])", re.IGNORECASE)
+ANSWERING = re.compile(
+    r"[0-9]|\\boxed|\banswer\s+is\b", re.IGNORECASE
+)  # where this follows a text after ####, it was a heading
+SAYS = re.compile(
+    r"(?<![\w/])(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\s+(?:is|(?:should|must|would)\s+be)\b|[*_]{0,3}:)[\s:*_]*",
+    re.IGNORECASE,
 )
-SAYS = re.compile(r"the\s+(?:final\s+)?answer\s+is:?\s*", re.IGNORECASE)
+SENTENCE = re.compile(r"(?:[^\n]*:[ *_]*\n\s*)?(?:[^\n.!?]|[.!?](?!\s+[^\W\d]|\s*$))*\.?")
 LETTER = re.compile(  # "a" is an article too, so that it needs a bracket, a stop or the line's end after it
     r"[\s*_(\[{$\\]*(?:(?:option|choice|text|textbf|mathrm)\b[\s({\[*]*)?"
     r"(?:([B-Eb-e])\b(?!')|([Aa])(?=\s*(?:[)\].:,*}$]|\n|$)))",
     re.IGNORECASE,
 )
 LONE_LETTER = re.compile(r"[(\[]\s*([A-Ea-e])\s*[)\]]|\b(?:option|choice)\s+([A-Ea-e])\b", re.IGNORECASE)
+LETTER_LINE = re.compile(r"[\s*_(\[{$>#-]*([A-Ea-e])(?:[\s*_)\]}$.:]*|[*_]{0,2}[).:\]][\s*_].*)")
+PUNCTUATED = re.compile(r"\s*([^\w\s])\s*")
+EDGES = " .,;:!?*_`\"'$"
 
 
 def extract_tagged(completion: str) -> str | None:
@@ -35,9 +43,22 @@ def extract_tagged(completion: str) -> str | None:
 
 
 def extract_hashes(completion: str) -> str | None:
-    """What follows the last #### on its line (GSM8K's convention); None without ####."""
-    start = completion.rfind("####")
-    return completion[start + 4 :].split("\n", 1)[0] if start >= 0 else None
+    """The answer that #### marks (GSM8K's convention), on its own line or else on the next; None where #### marks none.
+
+    In Markdown #### begins a heading. The last line that is none (is_heading) counts. Where all could be headings the last one
+    is an answer, unless something that could be it (ANSWERING) follows.
+    """
+    parts = [part.strip() for part in completion.rsplit("####", MOST_HASHES)[1:]]
+    lines = [part.split("\n", 1)[0] for part in parts]
+    answers = [line for line in lines if not is_heading(line)]
+    if not answers and lines and not ANSWERING.search(parts[-1], len(lines[-1])):
+        answers = lines
+    return answers[-1] if answers else None
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line after #### could be a heading: it states no number and no option, or is itself numbered."""
+    return HEADING.match(line) is not None or (parse_number(line) is None and not is_option(line))
 
 
 def extract_boxed(completion: str) -> str | None:
@@ -50,30 +71,23 @@ def extract_boxed(completion: str) -> str | None:
     for position in range(start, min(len(completion), start + LONGEST_ANSWER)):
         depth += {"{": 1, "}": -1}.get(completion[position], 0)
         if depth == 0:
-            return plain_latex(completion[start:position])
+            return plain(completion[start:position])
     return None
 
 
-def plain_latex(text: str) -> str:
-    r"""A boxed answer without LaTeX's ways of writing numbers: \frac{1}{2} is 1/2, 1{,}000 and 1\,000 are 1,000 and 1000."""
-    text = re.sub(r"\\[dt]?frac\{([^{}]{1,40})\}\{([^{}]{1,40})\}", r"\1/\2", text)
-    return text.replace("{,}", ",").replace("\\,", "").replace("\\!", "")
-
-
 def extract_said(completion: str) -> str | None:
-    """The number that follows the last "the answer is"."""
+    """What follows the last "the answer is": the first number of the sentence, or the sentence."""
     tail = completion[-LONGEST_TAIL:]
     starts = [said.end() for said in SAYS.finditer(tail)]
     if not starts:
         return None
-    number = PLAIN.search(tail, starts[-1], min(len(tail), starts[-1] + LONGEST_ANSWER))
-    return number.group() if number else None
+    sentence = SENTENCE.match(tail[starts[-1] : starts[-1] + LONGEST_ANSWER])[0]
+    return first_stated(sentence) or sentence
 
 
 def extract_last_number(completion: str) -> str | None:
-    """The last number of the text."""
-    numbers = PLAIN.findall(completion[-LONGEST_TAIL:])
-    return numbers[-1] if numbers else None
+    """The last number of the text, or the expression that its last number is a part of."""
+    return last_stated(completion[-LONGEST_TAIL:])
 
 
 def option_letter(answer: str) -> str | None:
@@ -88,8 +102,8 @@ def is_option(reference: str) -> bool:
 
 
 def extract_letter(completion: str) -> str | None:
-    """The letter of the option chosen: in the last closed <answer>, after ####, boxed, or said; else the last "(c)" or
-    "option c" of the text. A word such as "a" is no choice."""
+    """The letter of the option chosen: in the last closed <answer>, after ####, boxed, or said; else alone on the last line;
+    else the last "(c)" or "option c" of the text; else alone on the first line. A word such as "a" is no choice."""
     tail = completion[-LONGEST_TAIL:]
     said = [tail[match.end() : match.end() + LONGEST_ANSWER] for match in SAYS.finditer(tail)]
     places = (extract_tagged(completion), extract_hashes(completion), extract_boxed(completion), *said[-1:])
@@ -97,29 +111,40 @@ def extract_letter(completion: str) -> str | None:
     named = next((letter for letter in found if letter is not None), None)
     if named is not None:
         return named
+    lines = [line[:LONGEST_ANSWER] for line in (tail.strip().split("\n") if tail.strip() else [""])]
+    first, last = (LETTER_LINE.fullmatch(line) for line in (lines[0], lines[-1]))
     lone = [one or other for one, other in LONE_LETTER.findall(tail)]
-    return lone[-1].lower() if lone else None
+    letters = [*([first[1]] if first else []), *lone, *([last[1]] if last else [])]
+    return letters[-1].lower() if letters else None
 
 
-CONVENTIONS: dict[str, Callable[[str], str | None]] = {
+MARKS: dict[str, Callable[[str], str | None]] = {
     "xml": extract_tagged,
     "hashes": extract_hashes,
     "boxed": extract_boxed,
     "said": extract_said,
-    "last": extract_last_number,
 }
+CONVENTIONS = {**MARKS, "last": extract_last_number}
 LETTERS = {"letter": extract_letter}  # for multiple choice; asked for by name, or by a reference that is a letter
 
 
+def marked_answer(text: str) -> str | None:
+    """The first of MARKS, in order, that holds something; "" where all that are there are empty, None where there is none."""
+    found = [answer.strip() for extract in MARKS.values() if (answer := extract(text)) is not None]
+    return next(filter(None, found), "" if found else None)
+
+
 def extract_answer(completion: str, convention: str = "any") -> str | None:
-    """The answer of a completion under one convention; "any" takes the first of CONVENTIONS, in order, that finds one.
+    """The answer of a completion under one convention; "any" takes the first mark that holds one, and else the last number.
+
+    A mark with nothing in it is an empty answer, and no number from elsewhere counts.
 
     Raises:
         InputError: a convention that does not exist.
     """
     if convention == "any":
-        found = (extract(completion) for extract in CONVENTIONS.values())
-        return next((answer.strip() for answer in found if answer is not None), None)
+        marked = marked_answer(completion)
+        return extract_last_number(completion) if marked is None else marked
     known = {**CONVENTIONS, **LETTERS}
     if convention not in known:
         raise InputError(f"convention={convention!r} does not exist; use any, {', '.join(known)}")
@@ -128,53 +153,71 @@ def extract_answer(completion: str, convention: str = "any") -> str | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The number that an answer states: 18, 18., $18.00, 1,000, -3, 1/2, 50%, "18 dollars", 1e3; None if it states none.
+    r"""The number that a text states: 18, $18.00, 1,000, 1 1/2, \frac{1}{2}, 50%, 18 dollars, x = 18; None if it states none.
 
-    Percent signs, currency and units are dropped: 50% is 50. Of several numbers the first counts; the printed
-    minus sign is one too. None too for a text longer
-    than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no text raises an error.
+    `bare` leaves the number alone, and NUMBER has to match all that is left: 2\sqrt{3} is not 2. Units are dropped: 50% is 50.
+    None too for a text longer than LONGEST_ANSWER, an exponent beyond LARGEST_EXPONENT either way, and a fraction over 0; no
+    text raises an error.
     """
-    match = PLAIN.search(text[:LONGEST_ANSWER])
-    if match is None or len(text) > LONGEST_ANSWER:
-        return None
-    number = re.sub(r"[\s$,]", "", match.group()).replace("−", "-")
-    numerator, _, denominator = number.partition("/")
-    exponent = re.search(r"[eE]([-+]?[0-9]+)$", numerator)
-    if exponent and abs(int(exponent.group(1))) > LARGEST_EXPONENT:
+    match = NUMBER.fullmatch(bare(text)) if len(text) <= LONGEST_ANSWER else None
+    if match is None or abs(int(match["exponent"] or 0)) > LARGEST_EXPONENT:
         return None
     try:
-        return Fraction(numerator.removesuffix(".")) / Fraction(denominator or 1)
-    except (ValueError, ZeroDivisionError):
+        size = Fraction(match["whole"] or 0) + Fraction(match["numerator"]) / Fraction(match["denominator"] or 1)
+    except ZeroDivisionError:
         return None
+    return -size if match["sign"] == "-" else size
+
+
+def as_text(answer: str) -> str:
+    """An answer that is no number, for comparison: without LaTeX, case, and the space and punctuation around it."""
+    text = PUNCTUATED.sub(r"\1", plain(answer).casefold()).strip(EDGES)
+    return text or answer.strip().casefold()
 
 
 def answer_key(answer: str) -> Fraction | str | None:
-    """What two equal answers have in common: the number if there is one, else the text without case and surrounding space.
+    """What two equal answers have in common: the number if there is one, else the text (as_text).
 
     None for a text that is empty or longer than LONGEST_ANSWER: it equals nothing, not even itself.
     """
     number = parse_number(answer)
     if number is not None:
         return number
-    text = answer.strip().casefold()
-    return text if text and len(answer) <= LONGEST_ANSWER else None
+    return as_text(answer) or None if len(answer) <= LONGEST_ANSWER else None
 
 
 def same_answer(first: str, second: str) -> bool:
-    """Whether two extracted answers are equal: as numbers if both are, else letter by letter without case."""
+    """Whether two extracted answers are equal: as numbers if both are, else as texts."""
     key = answer_key(first)
     return key is not None and key == answer_key(second)
+
+
+def read_reference(reference: str) -> str:
+    """The answer of a reference: what it marks; else the last number of several lines, a worked solution; else all of it."""
+    worked = "\n" in reference.strip()
+    found = extract_answer(reference) if worked else marked_answer(reference)
+    return found or reference
+
+
+def is_literal(completion: str, reference: str) -> bool:
+    """Whether a completion is the reference letter by letter, with #### before it or without."""
+    text, whole = completion.strip(), reference.strip()
+    return whole != "" and whole in (text, text.removeprefix("####").strip())
 
 
 def answers_match(completion: str, reference: str, convention: str = "any") -> bool:
     """Whether a full completion gives the answer of the reference, which may be a bare answer or a worked solution.
 
     `convention` is about the completion: "any" looks for, in this order, the last closed <answer>, ####, boxed, "the answer
-    is", the last number. A reference that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
+    is", the last number, and takes a text without any of them as it stands; the reference itself always matches. A reference
+    that is an option's letter, such as "c" or "(C)", asks for a letter in all of these.
     """
     if is_option(reference):
         answer = extract_answer(completion, "letter" if convention == "any" else convention)
         return answer is not None and option_letter(answer) == option_letter(reference)
     answer = extract_answer(completion, convention)
-    expected = extract_answer(reference)
-    return answer is not None and same_answer(answer, reference if expected is None else expected)
+    if convention == "any" and is_literal(completion, reference):
+        return True
+    if convention == "any" and answer is None:
+        answer = completion  # of a text without marks and numbers, such as "Paris", all is the answer
+    return answer is not None and same_answer(answer, read_reference(reference))

@@ -10,13 +10,15 @@ completions too.
 import re
 from typing import Any
 
-from rlhf_lib.rewards.answers import LONGEST_ANSWER, PLAIN, answers_match, extract_tagged
+from rlhf_lib.rewards.answers import answers_match, extract_tagged, parse_number
 
 Completion = str | list[dict[str, str]]
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
 STRICT = re.compile(r"<reasoning>\n.*\n</reasoning>\n<answer>\n.*\n</answer>\n")
-MULTILINE = re.compile(r"<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n?", re.DOTALL)
-SOFT = re.compile(r"<reasoning>.*?</reasoning>\s*<answer>.*?</answer>", re.DOTALL)
+# (?=(...))\1 takes the first place that fits and tries no other, which makes the work linear in the text: what follows could
+# not fit behind a later place either
+MULTILINE = re.compile(r"(?=(<reasoning>\n.*?\n</reasoning>\n<answer>\n))\1.*?\n</answer>\n?", re.DOTALL)
+SOFT = re.compile(r"(?=(<reasoning>.*?</reasoning>\s*<answer>))\1.*?</answer>", re.DOTALL)
 LEAST_REASONING = 8  # characters of reasoning below which the hardened format reward takes it for none
 
 
@@ -97,8 +99,7 @@ def hardened_format_reward(prompts: list, completions: list, **columns: Any) -> 
     """0.5 where the completion is the format and nothing else, honestly filled, else 0.
 
     The lines are those of multiline_format_reward; besides, every tag stands once, the reasoning has at least LEAST_REASONING
-    characters without the space around it, and the answer has one number in at most LONGEST_ANSWER characters: no list of
-    guesses.
+    characters without the space around it, and the answer states one number: no list of guesses.
     """
     return [0.5 if is_honest(text_of(completion)) else 0.0 for completion in completions]
 
@@ -107,13 +108,12 @@ def is_honest(text: str) -> bool:
     """Whether `hardened_format_reward` pays for a text.
 
     MULTILINE matches the whole of it, each of TAGS stands once, the reasoning has at least LEAST_REASONING characters without
-    the space around it, and the tagged answer has at most LONGEST_ANSWER characters and one number of PLAIN.
+    the space around it, and the tagged answer states one number (parse_number).
     """
     if not MULTILINE.fullmatch(text) or any(text.count(tag) != 1 for tag in TAGS):
         return False
     reasoning = text.split("</reasoning>")[0].removeprefix("<reasoning>").strip()
-    answer = tagged_answer(text)
-    return len(reasoning) >= LEAST_REASONING and len(answer) <= LONGEST_ANSWER and len(PLAIN.findall(answer)) == 1
+    return len(reasoning) >= LEAST_REASONING and parse_number(tagged_answer(text)) is not None
 
 
 def hardened_correctness_reward(prompts: list, completions: list, answer: list[str], **columns: Any) -> list[float]:

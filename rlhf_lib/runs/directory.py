@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rlhf_lib.args import InputError, RunArgs, from_json, require, to_json
+from rlhf_lib.args import InputError, RunArgs, comparable, from_file, require, to_json
 from rlhf_lib.files import append_whole, claim, write_atomically
 from rlhf_lib.runs import checkpoints
 
@@ -112,8 +112,8 @@ def check_same_run(args_file: Path, args: RunArgs) -> Changes:
     Raises:
         InputError: a run of another algorithm, or a change of what cannot change.
     """
-    earlier = from_json(type(args), args_file.read_text(), str(args_file))
-    ours, theirs = json.loads(to_json(args)), json.loads(to_json(earlier))
+    earlier = from_file(type(args), args_file)
+    ours, theirs = comparable(args), comparable(earlier)
     changed = {name: [theirs[name], ours[name]] for name in ours if ours[name] != theirs[name] and name not in RESUMABLE}
     refused = ", ".join(f"{name}={new!r} (was {old!r})" for name, (old, new) in changed.items() if name not in CHANGEABLE)
     allowed = ", ".join(name for name in CHANGEABLE if name in ours)

@@ -1,8 +1,10 @@
 """The classic first exercise: one fixed prefix, and a reward that anyone can read off the sample."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from rlhf_lib.args.code import name_of
 from rlhf_lib.rewards import reward_fn_char_count
 from rlhf_lib.tasks.task import Prompts, Task
 
@@ -16,7 +18,9 @@ class FixedPrefixTask(Task):
     def __init__(self, prefix: str, reward_fn: Callable | None = None):
         self.prefix = prefix
         self.reward_fn = reward_fn_char_count if reward_fn is None else reward_fn
-        self.reward_fns = (self.whole_sample_reward,)
+        known = partial(self.whole_sample_reward)
+        known.__name__ = name_of(self.reward_fn)
+        self.reward_fns = (known,)
 
     def whole_sample_reward(self, prompts: list[str], completions: list[str], **columns: Any) -> Any:
         """The plain reward function, in TRL's convention."""

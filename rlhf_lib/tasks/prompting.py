@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lib.args import InputError
+from rlhf_lib.models.lengths import token_count
 from rlhf_lib.tasks.chat import render_chat
 
 CHAT_SYSTEM = "Solve the problem step by step. End with the answer on a line of its own: #### and the answer."
@@ -76,10 +77,15 @@ def build_chat_prompt(
         return render_chat(tokenizer, [*turns, {"role": "user", "content": question}], system, arguments or {})
 
     shots, prompt = list(examples), text(examples)
-    while shots and len(tokenizer(prompt, add_special_tokens=False)["input_ids"]) > room:
+    while shots and token_count(tokenizer, prompt, room) > room:
         shots = shots[1:]
         prompt = text(shots)
     return prompt
+
+
+def system_text(style: str, given: str | None) -> str:
+    """The instructions of prompt style chat or xml, or those given in their place."""
+    return (CHAT_SYSTEM if style == "chat" else XML_SYSTEM) if given is None else given
 
 
 def build_prompt(
@@ -102,7 +108,7 @@ def build_prompt(
             "prompt_style='chat' needs a tokenizer with a chat template and this model's has none; use plain or xml, or an "
             "instruction-tuned model"
         )
-    told = (CHAT_SYSTEM if style == "chat" else XML_SYSTEM) if system is None else system
+    told = system_text(style, system)
     if style == "chat" or (style == "xml" and has_template):
         return build_chat_prompt(question, examples, room, tokenizer, told, arguments)
     if arguments:
@@ -113,7 +119,7 @@ def build_prompt(
     head = f"{told}\n\n" if style == "xml" and told else ""
 
     def count(text: str) -> int:
-        return 0 if tokenizer is None else len(tokenizer(head + text, add_special_tokens=False)["input_ids"])
+        return 0 if tokenizer is None else token_count(tokenizer, head + text, room)
 
     return head + build_few_shot_prompt(question, examples, room, count)
 

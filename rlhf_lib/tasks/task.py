@@ -4,7 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from rlhf_lib.args import InputError
+from jaxtyping import Float
+from torch import Tensor
+
+from rlhf_lib.args import InputError, require
+from rlhf_lib.args.given import Conversation
+from rlhf_lib.rewards import score
 
 
 @dataclass(frozen=True)
@@ -13,26 +18,43 @@ class Prompts:
 
     prompts: list[str]
     columns: dict[str, list] = field(default_factory=dict)
+    messages: list[Conversation] | None = None
+    """What the prompts were made of where they are conversations: what reward functions receive in their place."""
+
+    def __post_init__(self) -> None:
+        """Check that all lists are as long as the prompts."""
+        for name, values in {**self.columns, **({} if self.messages is None else {"messages": self.messages})}.items():
+            require(
+                len(values) == len(self.prompts),
+                f"column {name} has {len(values)} values for {len(self.prompts)} prompts; give one each",
+            )
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def repeat(self, count: int) -> "Prompts":
         """Every prompt `count` times in a row: the layout of groups."""
-        columns = {name: [value for value in values for _ in range(count)] for name, values in self.columns.items()}
-        return Prompts([prompt for prompt in self.prompts for _ in range(count)], columns)
+        return self.take([i for i in range(len(self)) for _ in range(count)])
 
     def slice(self, start: int, stop: int) -> "Prompts":
         """Some of the prompts with their columns."""
-        return Prompts(self.prompts[start:stop], {name: values[start:stop] for name, values in self.columns.items()})
+        return self.take(list(range(len(self)))[start:stop])
+
+    def take(self, rows: list[int]) -> "Prompts":
+        """The prompts of these numbers, in this order, with their columns."""
+        columns = {name: [values[i] for i in rows] for name, values in self.columns.items()}
+        messages = None if self.messages is None else [self.messages[i] for i in rows]
+        return Prompts([self.prompts[i] for i in rows], columns, messages)
 
 
 class Task(ABC):
-    """Subclass, fill these in, and add the class to tasks.TASKS; CONTRIBUTING.md shows a whole one."""
+    """Subclass and fill these in; `--task FILE.py:CLASS` then is the task. CONTRIBUTING.md shows a whole one."""
 
     name: str
-    reward_fns: Sequence[Callable]
+    """What runs are named for; left out, the class's name."""
+    reward_fns: Sequence[Callable] = ()
     reward_weights: Sequence[float] = (1.0,)
+    """One weight a function; left out, 1 each."""
     stop_at_eos = True
     """Whether a completion ends at the end-of-sequence token, or always has gen_len tokens."""
 
@@ -63,6 +85,34 @@ class Task(ABC):
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""
         raise InputError(f"task={self.name} has no right answers to evaluate; use --task pocket")
+
+    def verdicts(self, prompts: Prompts, completions: list[str]) -> list[bool] | None:
+        """Which completions give the right answer; None where the task does not judge these."""
+        can_judge = "answer" in prompts.columns and type(self).is_correct is not Task.is_correct
+        return self.is_correct(prompts, completions) if can_judge else None
+
+    def score(
+        self, prompts: Prompts, completions: list[str], completion_ids: list[list[int]]
+    ) -> tuple[Float[Tensor, " batch"], dict[str, list[float | None]]]:
+        """The weighted reward of every completion, already cut, and each reward on its own by its function's name.
+
+        Where the prompts are conversations, the functions receive prompts and completions as lists of messages, as in TRL.
+
+        Raises:
+            InputError: see rewards.score; or there are no reward functions, or not as many as weights.
+        """
+        functions, weights = self.reward_fns, tuple(self.reward_weights)
+        require(len(functions) > 0, f"task={self.name} has no reward_fns; set them, or give rewards")
+        weights = (1.0,) * len(functions) if weights == (1.0,) else weights
+        require(
+            len(weights) == len(functions),
+            f"task={self.name} has {len(functions)} reward_fns and {len(weights)} reward_weights; give one weight each",
+        )
+        asked: list = prompts.prompts
+        written: list = completions
+        if prompts.messages is not None:
+            asked, written = prompts.messages, [[{"role": "assistant", "content": text}] for text in completions]
+        return score(functions, weights, asked, written, {**prompts.columns, "completion_ids": completion_ids})
 
     def readings(self, prompts: Prompts, completions: list[str]) -> dict[str, list[bool]]:
         """Stricter and more lenient verdicts than `is_correct`, by name; none where the task knows of no such thing."""

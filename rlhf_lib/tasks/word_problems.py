@@ -1,18 +1,26 @@
 """Data sets of word problems as tasks: GSM8K, SVAMP, MathQA. A new one is a small class: where it is, and how a row reads."""
 
+import math
 import random
 import re
+import sys
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from rlhf_lib import parallel
 from rlhf_lib.args import InputError, PromptArgs, require
+from rlhf_lib.args.given import Conversation
+from rlhf_lib.models.lengths import is_far_too_long, last_tokens
 from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer, parse_number
 from rlhf_lib.rewards.answers import extract_hashes, is_option
 from rlhf_lib.rewards.formats import is_well_formed
-from rlhf_lib.tasks.data_files import Row, load_splits
-from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text
+from rlhf_lib.tasks.data_files import Reader, Row, load_splits, plain_text, text_in
+from rlhf_lib.tasks.prompting import WordProblem, build_prompt, cut_at_next_question, solution_text, system_text
 from rlhf_lib.tasks.task import Prompts, Task
+from rlhf_lib.terminal import visible
 
 VALIDATION = 100  # training problems that data without a validation split gives for watching a run
 
@@ -39,33 +47,40 @@ class WordProblemTask(Task):
         self.reward_weights = (1.0,) * len(self.reward_fns)
 
     @abstractmethod
-    def read(self, row: Row) -> WordProblem:
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
         """A row of the data set as a problem."""
 
     @cached_property
     def splits(self) -> dict[str, list[WordProblem]]:
         """All problems by split."""
-        splits = load_splits(self.args.data, self.hub_name, self.hub_config)
+        reader = Reader(self.args.skip_bad_rows, self.args.columns_of_data)
+        splits = load_splits(self.args.data, self.hub_name, self.hub_config, reader)
         rows = splits.pop("all", None)
         if rows is not None and not splits:
             first = self.unsplit_train
             splits = {"train": rows[:first], "test": rows[first:]} if first else {"test": rows}
-        found = {split: [self.read_row(i, row) for i, row in enumerate(rows)] for split, rows in splits.items() if rows}
+        read = {split: [self.read_row(row, reader) for row in rows] for split, rows in splits.items()}
+        found = {split: [problem for problem in problems if problem is not None] for split, problems in read.items()}
+        found = {split: problems for split, problems in found.items() if problems}
+        for told in (reader.report, repeats(found)):
+            if told is not None and parallel.is_first():
+                print(visible(f"data={self.args.data or self.hub_name!r}: {told}"), file=sys.stderr)
         train, watched = found.get("train", []), getattr(self.args, "eval_every", 0) > 0
         if watched and "validation" not in found and len(train) >= 10 * VALIDATION:
             found["train"], found["validation"] = train[:-VALIDATION], train[-VALIDATION:]
         return found
 
-    def read_row(self, number: int, row: Row) -> WordProblem:
-        """A row as a problem, or an error that says which row it is."""
+    def read_row(self, row: Row, reader: Reader) -> WordProblem | None:
+        """A row as a problem; a bad one is refused by `reader`, with where it stands, and None where that leaves it out."""
         try:
-            return self.read(row)
+            problem = self.read(row)
+            plain_text(problem.question, "the question")
+            plain_text(problem.answer, "the answer")
+            return problem
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"no column {error}" if isinstance(error, KeyError) else f"a column that cannot be read ({error})"
-            raise InputError(
-                f"data={self.args.data or self.hub_name!r}: row {number + 1} has {what}; task={self.name} reads the format of "
-                f"{self.hub_name}"
-            ) from None
+            what = f"no column {error}" if isinstance(error, KeyError) else str(error)
+            reader.refuse(row.origin, f"{what}; task={self.name} reads the format of {self.hub_name}")
+            return None
 
     def problems(self, split: str) -> list[WordProblem]:
         """The problems of a split; an error where the data has none."""
@@ -101,7 +116,7 @@ class WordProblemTask(Task):
         """Whether a prompt leaves the completion its room in the context."""
         if self.room is None or self.tokenizer is None:
             return True
-        return len(self.tokenizer(prompt)["input_ids"]) <= self.room
+        return not is_far_too_long(prompt, self.room) and len(self.tokenizer(prompt)["input_ids"]) <= self.room
 
     def as_prompts(self, problems: list[WordProblem]) -> Prompts:
         """Prompts of problems, with the columns that rewards and fine-tuning read."""
@@ -110,7 +125,17 @@ class WordProblemTask(Task):
             "question": [problem.question for problem in problems],
             "solution": [solution_text(problem, self.args.prompt_style) for problem in problems],
         }
-        return Prompts([self.prompt(problem) for problem in problems], columns)
+        messages = None if self.args.prompt_style == "plain" else [self.messages(problem) for problem in problems]
+        return Prompts([self.prompt(problem) for problem in problems], columns, messages)
+
+    def messages(self, problem: WordProblem) -> Conversation:
+        """The prompt as messages, for reward functions: system text and question; worked examples are left out.
+
+        Styles chat and xml are conversations also where the model has no chat template.
+        """
+        system = system_text(self.args.prompt_style, self.args.system_prompt)
+        head = [{"role": "system", "content": system}] if system else []
+        return [*head, {"role": "user", "content": problem.question}]
 
     def draw(self, count: int, seed: int, phase: int) -> Prompts:
         """Training problems whose prompts fit the context, with replacement between phases and without within one."""
@@ -139,16 +164,14 @@ class WordProblemTask(Task):
         if split == "validation" and split not in self.splits:
             return None
         prompts = self.as_prompts(self.problems(split)[:count])
-        return Prompts([self.cut_to_fit(prompt) for prompt in prompts.prompts], prompts.columns)
+        return replace(prompts, prompts=[self.cut_to_fit(prompt) for prompt in prompts.prompts])
 
     def cut_to_fit(self, prompt: str) -> str:
         """A prompt's last tokens, as many as there is room for."""
         if self.fits(prompt):
             return prompt
-        ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return self.tokenizer.decode(
-            ids[2 - self.room :], clean_up_tokenization_spaces=False
-        )  # two less: decoding and encoding again may add a token
+        ids = last_tokens(self.tokenizer, prompt, self.room - 2)  # decoding and encoding again may add a token
+        return self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
 
     @cached_property
     def spaces_texts(self) -> bool:
@@ -204,10 +227,12 @@ class Gsm8kTask(WordProblemTask):
     name = "gsm8k"
     hub_name, hub_config = "openai/gsm8k", "main"
 
-    def read(self, row: Row) -> WordProblem:
-        """The answer's last line is "#### 42"; calculator notes such as <<48/2=24>> are taken out."""
-        solution, _, answer = str(row["answer"]).rpartition("####")
-        return WordProblem(str(row["question"]).strip(), re.sub(r"<<[^>]*>>", "", solution).strip(), answer.strip())
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
+        """The answer's last line is "#### 42"; calculator notes such as <<48/2=24>> are taken out. It may be a number alone."""
+        solution, mark, answer = text_in(row, "answer").rpartition("####")
+        if not mark and not is_number(answer):
+            raise ValueError("answer has no line '#### ANSWER' at its end, nor is it a number alone")
+        return WordProblem(text_in(row, "question"), re.sub(r"<<[^<>]*>>", "", solution).strip(), answer.strip())
 
 
 class SvampTask(WordProblemTask):
@@ -217,15 +242,15 @@ class SvampTask(WordProblemTask):
     hub_name = "ChilleD/SVAMP"
     unsplit_train = 700
 
-    def read(self, row: Row) -> WordProblem:
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
         """The equation is the only solution there is."""
-        number = parse_number(str(row["Answer"]))
+        number = parse_number(text_in(row, "Answer"))
         if number is None:
             raise ValueError(f"Answer {row['Answer']!r} is no number")
         answer = str(number) if number.denominator == 1 else repr(float(number))
-        body = row["Body"].strip()
+        body = text_in(row, "Body")
         body = body if body.endswith((".", "?", "!", ",")) else f"{body}."
-        return WordProblem(f"{body} {row['Question'].strip()}", f"{row['Equation'].strip()} = {answer}", answer)
+        return WordProblem(f"{body} {text_in(row, 'Question')}", f"{text_in(row, 'Equation')} = {answer}", answer)
 
 
 class MathQaTask(WordProblemTask):
@@ -234,14 +259,30 @@ class MathQaTask(WordProblemTask):
     name = "mathqa"
     hub_name = "regisss/math_qa"  # parquet; the original is a script, which `datasets` no longer runs
 
-    def read(self, row: Row) -> WordProblem:
+    def read(self, row: Mapping[str, Any]) -> WordProblem:
         """The hub's columns (Problem, options, Rationale, correct), or a question with its options and an answer_value."""
         if "Problem" not in row:
-            return WordProblem(row["question"].strip(), row.get("rationale", "").strip(), str(row["answer_value"]).strip())
-        return WordProblem(
-            f"{row['Problem'].strip()}\n{row['options'].strip()}", row["Rationale"].strip(), row["correct"].strip()
-        )
+            reason = text_in(row, "rationale") if row.get("rationale") else ""
+            return WordProblem(text_in(row, "question"), reason, text_in(row, "answer_value"))
+        asked = f"{text_in(row, 'Problem')}\n{text_in(row, 'options')}"
+        return WordProblem(asked, text_in(row, "Rationale"), text_in(row, "correct"))
 
     def vote_of(self, completion: str) -> str | None:
         """The option's letter."""
         return extract_answer(self.cut(completion), "letter")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number and nothing else."""
+    try:
+        return math.isfinite(float(text.replace(",", "")))
+    except ValueError:
+        return False
+
+
+def repeats(splits: dict[str, list[WordProblem]]) -> str | None:
+    """How many questions of the other splits training has too, in words; None without any."""
+    train = {problem.question for problem in splits.get("train", [])}
+    counts = {split: sum(p.question in train for p in problems) for split, problems in splits.items() if split != "train"}
+    told = [f"{count} of {len(splits[split])} {split} questions" for split, count in counts.items() if count]
+    return f"{' and '.join(told)} are training questions too" if told else None

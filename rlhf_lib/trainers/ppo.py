@@ -22,7 +22,6 @@ from rlhf_lib.objectives import (
     token_kl,
 )
 from rlhf_lib.optim import get_optimizer_and_scheduler
-from rlhf_lib.rewards import score
 from rlhf_lib.rollouts import Rollout, get_logprobs, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
 from rlhf_lib.samplers import sampler_of
@@ -96,13 +95,12 @@ class RLHFTrainer(Trainer):
         """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
         task = self.task
         completions = [task.cut(completion) for completion in sampled.completions]
-        columns = {**prompts.columns, "completion_ids": sampled.completion_ids}
-        rewards, each = score(task.reward_fns, task.reward_weights, prompts.prompts, completions, columns)
+        rewards, each = task.score(prompts, completions, sampled.completion_ids)
         self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
         for name, values in each.items():
             given = [value for value in values if value is not None]
             self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
-        self.correct = task.is_correct(prompts, sampled.completions) if "answer" in prompts.columns else None
+        self.correct = task.verdicts(prompts, sampled.completions)
         self.log(correct=None if self.correct is None else sum(self.correct) / len(self.correct))
         styles = [task.style_of(completion) for completion in sampled.completions]
         for style in ("reasoning", "bare", "sentence") if any(styles) else ():

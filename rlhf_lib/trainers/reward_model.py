@@ -1,8 +1,10 @@
 """Train a reward model: on comparisons (Bradley-Terry), on numbers (regression), or as a verifier of sampled solutions."""
 
+import math
 import random
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,12 +28,13 @@ from rlhf_lib.preferences import (
     expected_calibration_error,
     make_comparisons,
 )
-from rlhf_lib.rewards import score, text_of
+from rlhf_lib.rewards import text_of
 from rlhf_lib.rewards.learned import last_message
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.runs import Run
 from rlhf_lib.tasks import Prompts, Task, task_of
-from rlhf_lib.tasks.data_files import Row, read_file
+from rlhf_lib.tasks.data_files import FORMATS, Reader, format_of, plain_text, read_file
+from rlhf_lib.terminal import visible
 from rlhf_lib.trainers.trainer import Trainer
 
 
@@ -72,8 +75,7 @@ def sample_judged(
         repeated, completions = prompts.repeat(size + 1), [text for group in groups for text in group]
         ids = policy.tokenizer(completions, add_special_tokens=False)["input_ids"]
     if args.kind == "regression":
-        columns = {**repeated.columns, "completion_ids": ids}
-        scores = score(task.reward_fns, task.reward_weights, repeated.prompts, completions, columns)[0].tolist()
+        scores = task.score(repeated, completions, ids)[0].tolist()
     else:
         scores = [float(right) for right in task.is_correct(repeated, completions)]
     questions = repeated.columns.get("question", repeated.prompts)
@@ -86,39 +88,45 @@ def pairs_of(judged: list[Judged], group_size: int) -> list[Pair]:
     return [(judged[better], judged[worse]) for better, worse in indices]
 
 
-def read_comparisons(file: str, kind: str) -> list[Pair] | list[Judged]:
+def read_comparisons(file: str, kind: str, reader: Reader | None = None) -> list[Pair] | list[Judged]:
     """Rows of a file: prompt, chosen, rejected for kind bradley-terry, prompt, completion, score for the others."""
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise InputError(f"comparisons={file!r} is not a file; give rows of prompt, chosen, rejected as .jsonl or .parquet")
-    rows = read_file(path)
-    needed = ("prompt", "chosen", "rejected") if kind == "bradley-terry" else ("prompt", "completion", "score")
-    for i, row in enumerate(rows):
-        missing = [name for name in needed if name not in row]
-        if missing:
-            raise InputError(f"row {i + 1} of {file} lacks {', '.join(missing)}; kind={kind} reads {', '.join(needed)}")
-    read = read_pair if kind == "bradley-terry" else read_judged
+    path, reader = Path(file).expanduser(), reader or Reader()
+    if not path.is_file() or format_of(path) is None:
+        raise InputError(f"comparisons={file!r} is not a file of rows prompt, chosen, rejected; give {', '.join(FORMATS)}")
+    read, needed = read_judged, "prompt, completion, score"
+    if kind == "bradley-terry":
+        read, needed = read_pair, "prompt, chosen, rejected"
     found = []
-    for i, row in enumerate(rows):
+    for row in read_file(path, reader):
         try:
             found.append(read(row))
-        except (TypeError, ValueError, KeyError):
-            raise InputError(
-                f"row {i + 1} of {file} cannot be read ({str(row)[:80]}); prompts and completions are texts or lists of "
-                "messages, scores are numbers"
-            ) from None
+        except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+            what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
+            reader.refuse(row.origin, f"{what}; kind={kind} reads {needed}: texts or lists of messages, and scores as numbers")
+    if reader.report is not None:
+        print(visible(f"comparisons={file!r}: {reader.report}"), file=sys.stderr)
     return found
 
 
-def read_pair(row: Row) -> Pair:
-    """The two sides of a comparison, plain or conversational."""
-    question = last_message(row["prompt"])
-    return Judged(question, text_of(row["chosen"]), 1.0), Judged(question, text_of(row["rejected"]), 0.0)
+def said_in(row: Mapping[str, Any], column: str, read: Callable[[Any], str]) -> str:
+    """What a column says, plain or conversational."""
+    text = read(row[column])
+    plain_text(text, column)
+    return text
 
 
-def read_judged(row: Row) -> Judged:
-    """A completion, plain or conversational, with its score."""
-    return Judged(last_message(row["prompt"]), text_of(row["completion"]), float(row["score"]))
+def read_pair(row: Mapping[str, Any]) -> Pair:
+    """The two sides of a comparison."""
+    question = said_in(row, "prompt", last_message)
+    return Judged(question, said_in(row, "chosen", text_of), 1.0), Judged(question, said_in(row, "rejected", text_of), 0.0)
+
+
+def read_judged(row: Mapping[str, Any]) -> Judged:
+    """A completion with its score."""
+    score = row["score"]
+    if isinstance(score, list) or not math.isfinite(float(score)):
+        raise ValueError(f"score is {score!r}")
+    return Judged(said_in(row, "prompt", last_message), said_in(row, "completion", text_of), float(score))
 
 
 class RewardModelTrainer(Trainer):
@@ -170,7 +178,8 @@ class RewardModelTrainer(Trainer):
         """Training and held-out rows, which share no question."""
         args = self.args
         if args.comparisons is not None:
-            found = read_comparisons(args.comparisons, args.kind)
+            reader = Reader(args.skip_bad_rows, args.columns_of_data)
+            found = read_comparisons(args.comparisons, args.kind, reader)
             questions = [question_of(row) for row in found]
         else:
             prompts = self.task.worked(args.problems)

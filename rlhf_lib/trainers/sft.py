@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rlhf_lib.args import InputError, SftArgs
 from rlhf_lib.files import whole_files
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora
+from rlhf_lib.models.lengths import is_far_too_long
 from rlhf_lib.models.loading import padding_id
 from rlhf_lib.optim import get_supervised_optimizer, warmup_then_decay
 from rlhf_lib.rollouts import end_ids_of, rollout
@@ -28,14 +29,16 @@ def encode_solutions(model: Any, prompts: Prompts, longest: int, prepend_bos: bo
     """Examples from prompts with a column "solution", and how many were left out because they are too long."""
     end_ids, eos = end_ids_of(model, model.tokenizer), model.tokenizer.eos_token_id
     end_id = end_ids[-1] if eos is None else eos
-    pairs = zip(prompts.prompts, prompts.columns["solution"], strict=True)
-    examples = [encode_example(model.tokenizer, prompt, solution, end_id, prepend_bos) for prompt, solution in pairs]
-    kept = [example for example in examples if len(example[0]) <= min(longest, model.cfg.n_ctx)]
+    pairs, room = list(zip(prompts.prompts, prompts.columns["solution"], strict=True)), min(longest, model.cfg.n_ctx)
+    encoded = [
+        encode_example(model.tokenizer, prompt, solution, end_id, prepend_bos)
+        for prompt, solution in pairs
+        if not is_far_too_long(prompt + solution, room)
+    ]
+    kept = [example for example in encoded if len(example[0]) <= room]
     if not kept:
-        raise InputError(
-            f"all {len(examples)} examples have more than longest={longest} tokens; raise longest or lower few_shot"
-        )
-    return kept, len(examples) - len(kept)
+        raise InputError(f"all {len(pairs)} examples have more than longest={longest} tokens; raise longest or lower few_shot")
+    return kept, len(pairs) - len(kept)
 
 
 def minibatches(examples: list[Example], size: int, pad_id: int, seed: int) -> Iterator[SupervisedBatch]:

@@ -126,7 +126,7 @@ class Trainer(ABC):
     def accuracy(self, count: int, temperature: float, split: str = "test") -> Accuracy | None:
         """Share of right answers on held-out problems; None for tasks without right answers."""
         prompts = self.task.held_out(count, split=split) if count else None
-        if prompts is None:
+        if not prompts:
             return None
         options = {"gen_len": self.args.gen_len, "prepend_bos": self.args.prepend_bos}
         return evaluate(self.model, self.task, prompts, temperature=temperature, **options).accuracy

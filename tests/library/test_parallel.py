@@ -22,6 +22,7 @@ from . import two_processes
 def job(model_dirs, tmp_path_factory):
     """What two processes left, and what they said."""
     out = tmp_path_factory.mktemp("two")
+    (out / "mine.py").write_text(two_processes.OWN_REWARD)
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
@@ -103,7 +104,12 @@ def test_a_run_has_one_directory_and_one_voice(job):
     assert (summary["processes"], summary["phases"]) == (2, 3)
     records = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [record["phase"] for record in records] == [0, 1, 2]
-    assert len((out / "run" / "samples.jsonl").read_text().splitlines()) == 3 * 8
+    samples = [json.loads(line) for line in (out / "run" / "samples.jsonl").read_text().splitlines()]
+    assert len(samples) == 3 * 8
+    for record in records:
+        lengths = [len(sample["completion"]) for sample in samples if sample["phase"] == record["phase"]]
+        assert record["reward_length"] == pytest.approx(sum(lengths) / 8, abs=1e-6)
+        assert record["reward"] == pytest.approx(record["reward_correctness_reward"] + record["reward_length"] / 2, abs=1e-5)
     assert said.count(f"files in {out / 'run'}") == 1
 
 
@@ -113,7 +119,9 @@ def test_it_goes_on_with_another_number_of_processes(job, tmp_path):
     assert (out / "code").read_text() == "2"
     assert "lost another process of this run" in said
     assert "--resume" in said
-    assert cli.main(["train", "grpo", "--resume", "--output-dir", str(out / "killed")]) == 0
+    assert cli.main(["train", "grpo", "--resume", "--output-dir", str(out / "killed")]) == 2
+    own = ["--rewards", "correctness", f"{out / 'mine.py'}:length=0.5"]
+    assert cli.main(["train", "grpo", "--resume", "--output-dir", str(out / "killed"), *own]) == 0
     summary = json.loads((out / "killed" / "summary.json").read_text())
     assert (summary["processes"], summary["phases"]) == (1, 3)
 

@@ -132,7 +132,7 @@ def test_columns_reach_the_function():
         (torch.tensor(3.0), "a single value"),
         ([1.0, float("nan")], "nan for completion 1"),
         (torch.tensor([1.0, float("inf")]), "inf for completion 1"),
-        (torch.ones(2, 2), "for completion 0"),
+        (torch.ones(2, 2), r"returned shape \[2, 2\]"),
         ("no", "a single value"),
         (None, "no reward function applies"),
         ([None, None], "no reward function applies to completion 0"),

@@ -71,10 +71,18 @@ def one_row(model, out):
     )
 
 
+OWN_REWARD = """
+def length(prompts, completions, answer):
+    assert prompts[0] and len(prompts) == len(completions) == len(answer)
+    return [len(completion) for completion in completions]
+"""
+
+
 def command(model, directory, *more):
-    """A run of the command line."""
+    """A run of the command line, one of whose rewards is in a file of the user's own."""
     words = ["train", "grpo", "--task", "pocket", "--base-model", str(model), "--output-dir", str(directory), "--device", "cpu"]
     words += ["--total-phases", "3", "--batch-size", "8", "--group-size", "4", "--num-minibatches", "2", "--gen-len", "6"]
+    words += ["--rewards", "correctness", f"{directory.parent / 'mine.py'}:length=0.5"]
     return cli.main([*words, "--eval-problems", "4", "--log-samples-every", "0", "--save-every", "1", *more])
 
 

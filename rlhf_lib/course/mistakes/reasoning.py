@@ -7,7 +7,9 @@ TAGGED = (
     '    start = completion.rfind("<answer>", 0, end) if end >= 0 else -1\n'
     '    return completion[start + len("<answer>") : end] if start >= 0 else None'
 )
-HASHES = 'return completion[start + 4 :].split("\\n", 1)[0] if start >= 0 else None'
+HASHES = "return answers[-1] if answers else None"
+LINES = 'lines = [part.split("\\n", 1)[0] for part in parts]'
+HEADINGS = "not answers and lines and not ANSWERING.search(parts[-1], len(lines[-1]))"
 
 
 def tagged(when: str, body: str) -> Mistake:
@@ -15,14 +17,16 @@ def tagged(when: str, body: str) -> Mistake:
     return mistake(when, (TAGGED, body))
 
 
-MATCHED = (
-    "match = PLAIN.search(text[:LONGEST_ANSWER])\n    if match is None or len(text) > LONGEST_ANSWER:\n        return None\n"
-)
-VALUE = 'return Fraction(numerator.removesuffix(".")) / Fraction(denominator or 1)'
+MATCHED = "NUMBER.fullmatch(bare(text)) if len(text) <= LONGEST_ANSWER else None"
+PART = 'Fraction(match["numerator"]) / Fraction(match["denominator"] or 1)'
+SIZE = 'Fraction(match["whole"] or 0) + Fraction(match["numerator"])'
+SIGNED = 'return -size if match["sign"] == "-" else size'
 
 CONVENTION = '"letter" if convention == "any" else convention'
-SAME = "same_answer(answer, reference if expected is None else expected)"
+SAME = "same_answer(answer, read_reference(reference))"
+FIRST = 'next(filter(None, found), "" if found else None)'
 
+ONE = "parse_number(tagged_answer(text)) is not None"
 TRAILING = 'trailing = len(text.split("\\n</answer>\\n")[-1]) * opened + (len(text.split("\\n</answer>")[-1]) - 1) * closed'
 
 SHOTS = 'while shots and count_tokens("".join(shots) + asked) > room:\n        shots = shots[1:]'
@@ -96,88 +100,99 @@ BANK: dict[str, list[Mistake]] = {
                 "(completion[start + 8 : end] or None) if start >= 0 else None",
             ),
         ),
-        mistake("what follows the first #### is taken, not the last", ('completion.rfind("####")', 'completion.find("####")')),
-        mistake("everything after #### is taken, not its line alone", ('.split("\\n", 1)[0]', "")),
-        mistake("three hashes are taken for four", ('rfind("####")', 'rfind("###")'), ("start + 4", "start + 3")),
-        mistake("the hashes stay in front of the answer", ("completion[start + 4 :]", "completion[start:]")),
-        mistake("the whole text is returned where #### is missing", (HASHES, HASHES.replace("None", "completion"))),
-        mistake("a text without #### gives an empty text, not None", (HASHES, HASHES.replace("None", '""'))),
+        mistake("what follows the first #### is taken, not the last", (HASHES, HASHES.replace("-1", "0"))),
+        mistake("everything after #### is taken, not its line alone", (LINES, "lines = parts")),
+        mistake("three hashes are taken for four", ('rsplit("####"', 'rsplit("###"')),
+        mistake("the hashes stay in front of the answer", (HASHES, 'return f"#### {answers[-1]}" if answers else None')),
         mistake(
-            "the last line of the text is taken, whether #### stands on it or not",
-            (HASHES, 'return completion.split("\\n")[-1].split("####")[-1] if start >= 0 else None'),
+            "the whole text is returned where #### is missing",
+            (HASHES, "return answers[-1] if answers else None if lines else completion"),
         ),
         mistake(
+            "a text without #### gives an empty text, not None",
+            (HASHES, 'return answers[-1] if answers else "" if not lines else None'),
+        ),
+        mistake(
+            "an answer on the line below #### is not found",
+            ("[part.strip() for part in", "[part.strip(' ') for part in"),
+        ),
+        mistake("a heading is taken for an answer", (f"if {HEADINGS}:", "if not answers and lines:")),
+        mistake(
+            "the last line after #### counts, though it is a heading and an earlier one states a number",
+            ("[line for line in lines if not is_heading(line)]", "[line for line in lines[-1:] if not is_heading(line)]"),
+        ),
+        mistake("a text that is no number is always taken for a heading", (f"if {HEADINGS}:", "if False:")),
+        mistake(
             "only a number in digits is read after ####, and the unit is dropped",
-            (HASHES, 'found = re.findall(r"####\\s*([0-9,.]+)", completion)\n    return found[-1] if found else None'),
+            (HASHES, 'return re.findall("[0-9,.]*", answers[-1])[0] if answers else None'),
         ),
     ],
     "parse_number": [
         mistake(
             "a float is made on the way, which rounds 0.1 to the nearest binary fraction",
-            (VALUE, "return Fraction(float(numerator)) / Fraction(denominator or 1)"),
+            ('Fraction(match["numerator"])', 'Fraction(float(match["numerator"]))'),
+        ),
+        mistake("a float is returned, not a Fraction", (SIGNED, 'return float(-size if match["sign"] == "-" else size)')),
+        mistake("decimals are cut off", ('Fraction(match["numerator"])', 'Fraction(int(Fraction(match["numerator"])))')),
+        mistake(
+            "an expression counts by its first number: 2\\sqrt{3} is 2, and 5 or 6 is 5",
+            ("NUMBER.fullmatch(bare(text))", "NUMBER.search(bare(text))"),
         ),
         mistake(
-            "a float is returned, not a Fraction", (VALUE, "return float(Fraction(numerator) / Fraction(denominator or 1))")
-        ),
-        mistake("decimals are cut off", (VALUE, "return Fraction(int(float(numerator))) / Fraction(denominator or 1)")),
-        mistake("the dollar sign is left in, and 18 dollars are no number", (r"[\s$,]", r"[\s,]")),
-        mistake("the comma is left in, and 1,000 is no number", (r"[\s$,]", r"[\s$]")),
-        mistake(
-            "a comma ends the number: 1,000 is 1",
-            (
-                "PLAIN.search(text[:LONGEST_ANSWER])",
-                're.search(r"[-+]?\\$?[0-9]*\\.?[0-9]+(?:[eE][-+]?[0-9]{1,4})?(?:\\s?/\\s?[0-9]+)?", text)',
-            ),
+            "what begins with a number counts: 3x is 3, and \\sqrt{3} is none",
+            ("NUMBER.fullmatch(bare(text))", "NUMBER.match(bare(text))"),
         ),
         mistake(
-            "every comma is taken out beforehand, so that 12,34 becomes 1234",
-            ("PLAIN.search(text[:LONGEST_ANSWER])", 'PLAIN.search(text[:LONGEST_ANSWER].replace(",", ""))'),
+            "the last of several numbers is taken",
+            (MATCHED, "([None, *NUMBER.finditer(bare(text))] if len(text) <= LONGEST_ANSWER else [None])[-1]"),
         ),
-        mistake("the sign is lost", (r"[\s$,]", r"[\s$,]|^[-+−]")),
-        mistake("the minus sign of print, \u2212, is not made a hyphen", ('.replace("−", "-")', "")),
         mistake(
-            "the last of several numbers is taken, not the first",
-            ("number = ", "*_, match = PLAIN.finditer(text)\n    number = "),
+            "the text must be a number and nothing else: no unit, no currency, no full stop",
+            ("bare(text)", "text.strip()"),
         ),
-        mistake("a percent sign divides by 100", (VALUE, f"{VALUE} / (100 if '%' in text else 1)")),
-        mistake("the denominator is dropped: 1/2 is 1", (" / Fraction(denominator or 1)", "")),
-        mistake("fraction and denominator change places", (VALUE, "return Fraction(denominator or 1) / Fraction(numerator)")),
-        mistake("a fraction over 0 raises an error", ("except (ValueError, ZeroDivisionError)", "except ValueError")),
+        mistake(
+            "everything that is no digit is taken out beforehand, so that 12 + 5 becomes 125",
+            ("bare(text)", 're.sub("[^-+0-9./e]", "", bare(text))'),
+        ),
+        mistake("the sign is lost", (SIGNED, "return size")),
+        mistake("every sign is taken for a minus", (SIGNED, 'return -size if match["sign"] else size')),
+        mistake(
+            "the sign belongs to the whole part alone, so that -1 1/2 is -1/2",
+            (SIGNED, 'return size - 2 * Fraction(match["whole"] or size) if match["sign"] == "-" else size'),
+        ),
+        mistake("a percent sign divides by 100", (SIGNED, f"size = size / 100 if '%' in text else size\n    {SIGNED}")),
+        mistake("the denominator is dropped: 1/2 is 1", (' / Fraction(match["denominator"] or 1)', "")),
+        mistake(
+            "fraction and denominator change places",
+            (PART, 'Fraction(match["denominator"] or 1) / Fraction(match["numerator"])'),
+        ),
+        mistake("the whole part of a mixed number is dropped: 1 1/2 is 1/2", (SIZE, 'Fraction(match["numerator"])')),
+        mistake(
+            "a mixed number is multiplied: 3 1/2 is 3/2",
+            (SIZE, 'Fraction(match["whole"] or 1) * Fraction(match["numerator"])'),
+        ),
+        mistake(
+            "of a mixed number the whole part alone is read", (f"{SIZE}", 'Fraction(match["whole"] or match["numerator"])')
+        ),
+        mistake("a fraction over 0 raises an error", ("except ZeroDivisionError", "except KeyError")),
         mistake(
             "a fraction over 0 is 0",
-            (
-                "except (ValueError, ZeroDivisionError):\n        return None",
-                "except (ValueError, ZeroDivisionError):\n        return Fraction(0)",
-            ),
+            ("except ZeroDivisionError:\n        return None", "except ZeroDivisionError:\n        return Fraction(0)"),
         ),
         mistake(
-            "exponents are dropped: 1e3 is 1",
-            ("PLAIN.search(text[:LONGEST_ANSWER])", 'PLAIN.search(re.sub("[eE].*", "", text[:LONGEST_ANSWER]))'),
+            "exponents are dropped: 1e3 is 1", ('Fraction(match["numerator"])', 'Fraction(match["numerator"].split("e")[0])')
         ),
-        mistake("an exponent has no limit", ("abs(int(exponent.group(1))) > LARGEST_EXPONENT", "False")),
-        mistake("only exponents above 0 have a limit", ("abs(int(exponent.group(1)))", "int(exponent.group(1))")),
+        mistake("an exponent has no limit", ('abs(int(match["exponent"] or 0)) > LARGEST_EXPONENT', "False")),
+        mistake("only exponents above 0 have a limit", ('abs(int(match["exponent"] or 0))', 'int(match["exponent"] or 0)')),
         mistake("the largest exponent, 300, is refused as well", ("> LARGEST_EXPONENT", ">= LARGEST_EXPONENT")),
         mistake(
-            "a text that is too long is cut, and its beginning read",
-            ("match is None or len(text) > LONGEST_ANSWER", "match is None"),
+            "a text that is too long is cut, and its beginning read", (MATCHED, "NUMBER.fullmatch(bare(text[:LONGEST_ANSWER]))")
         ),
-        mistake("a text of exactly 200 characters is refused", ("len(text) > LONGEST_ANSWER", "len(text) >= LONGEST_ANSWER")),
-        mistake(
-            "the length of a text has no limit",
-            ("PLAIN.search(text[:LONGEST_ANSWER])", "PLAIN.search(text)"),
-            (" or len(text) > LONGEST_ANSWER", ""),
-        ),
-        mistake(
-            "the text must be a number and nothing else: no unit, no full stop behind the word",
-            ("PLAIN.search(text[:LONGEST_ANSWER])", "PLAIN.fullmatch(text[:LONGEST_ANSWER].strip())"),
-        ),
-        mistake(
-            "the number must stand at the beginning",
-            ("PLAIN.search(text[:LONGEST_ANSWER])", "PLAIN.match(text[:LONGEST_ANSWER].strip())"),
-        ),
+        mistake("a text of exactly 200 characters is refused", ("len(text) <= LONGEST_ANSWER", "len(text) < LONGEST_ANSWER")),
+        mistake("the length of a text has no limit", (MATCHED, "NUMBER.fullmatch(bare(text))")),
         mistake(
             "a text without a number gives 0, not None",
-            ("LONGEST_ANSWER:\n        return None", "LONGEST_ANSWER:\n        return Fraction(0)"),
+            ("LARGEST_EXPONENT:\n        return None", "LARGEST_EXPONENT:\n        return Fraction(0)"),
         ),
         mistake(
             "the text is evaluated as code: sums are worked out, and a hostile text does what it likes",
@@ -192,17 +207,18 @@ BANK: dict[str, list[Mistake]] = {
             "a key of 0 is taken for none, so that 0 and 0.0 are different texts",
             ("if number is not None:\n        return number", "if number:\n        return number"),
         ),
+        mistake("answers are compared as texts, so that 18.0 is not 18", (SAME, "answer == read_reference(reference)")),
         mistake(
-            "answers are compared as texts, so that 18.0 is not 18",
-            (SAME, "answer == (reference if expected is None else expected)"),
-        ),
-        mistake(
-            "the reference is read as it stands, so that a worked solution counts by its first number",
-            ("reference if expected is None else expected", "reference"),
+            "the reference is taken as it stands, so that a worked solution is one long answer",
+            ("read_reference(reference)", "reference"),
         ),
         mistake(
             "the completion's convention is applied to the reference",
-            ("expected = extract_answer(reference)", "expected = extract_answer(reference, convention)"),
+            ("read_reference(reference)", "extract_answer(reference, convention) or reference"),
+        ),
+        mistake(
+            "of a reference the last number counts, though it is a part of the answer: 2 hours 30 minutes are 30",
+            ("read_reference(reference)", "extract_answer(reference) or reference"),
         ),
         mistake(
             "the convention is dropped on the way: every completion is searched for everything",
@@ -210,13 +226,20 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake(
             "the right answer may stand anywhere in the completion",
-            (
-                "answer is not None and same_answer(answer, reference if expected is None else expected)",
-                "(expected or reference) in completion",
-            ),
+            (f"answer is not None and {SAME}", "read_reference(reference) in completion"),
         ),
         mistake("a completion without an answer is right", (f"answer is not None and {SAME}", f"answer is None or {SAME}")),
         mistake("a completion without an answer raises an error", (f"answer is not None and {SAME}", SAME)),
+        mistake("a reference of several lines does not equal itself", ("is_literal(completion, reference)", "False")),
+        mistake(
+            "the reference as it stands is right under every convention",
+            ('if convention == "any" and is_literal', "if is_literal"),
+        ),
+        mistake("a text without number and mark is no answer", ('if convention == "any" and answer is None:', "if False:")),
+        mistake(
+            "all of the text is the answer where a convention by name finds none",
+            ('if convention == "any" and answer is None:', "if answer is None:"),
+        ),
         mistake(
             "an option's letter gets no treatment of its own",
             ("is_option(reference)", "False"),
@@ -236,19 +259,15 @@ BANK: dict[str, list[Mistake]] = {
             ("option_letter(answer) == option_letter(reference)", "option_letter(answer) in (None, option_letter(reference))"),
         ),
         mistake(
-            "the last convention that finds something is taken, not the first",
-            (
-                "next((answer.strip() for answer in found if answer is not None), None)",
-                "([None] + [answer.strip() for answer in found if answer is not None])[-1]",
-            ),
+            "the last mark that holds something is taken, not the first",
+            (FIRST, "([None, *found[:1], *filter(None, found)])[-1]"),
         ),
         mistake(
             "an empty <answer></answer> is passed over, and a number from elsewhere counts",
-            ("for answer in found if answer is not None)", "for answer in found if answer)"),
+            ("(answer := extract(text)) is not None", "(answer := extract(text))"),
         ),
-        mistake(
-            "only the first convention is tried", ("for extract in CONVENTIONS.values()", "for extract in [extract_tagged]")
-        ),
+        mistake("an empty <answer></answer> hides what stands after ####", (FIRST, "found[0] if found else None")),
+        mistake("only the first mark is tried", ("for extract in MARKS.values()", "for extract in [extract_tagged]")),
         mistake(
             "a convention that does not exist gives None, not an error",
             (
@@ -263,20 +282,19 @@ BANK: dict[str, list[Mistake]] = {
         mistake('the convention "letter" is forgotten', ("known = {**CONVENTIONS, **LETTERS}", "known = CONVENTIONS")),
         mistake(
             "the space around an answer is kept",
-            ("answer.strip() for answer in found", "answer for answer in found"),
+            ("[answer.strip() for extract in", "[answer for extract in"),
             ("None if answer is None else answer.strip()", "answer"),
         ),
         mistake(
             "the space around an answer is kept under a convention by name",
             ("None if answer is None else answer.strip()", "answer"),
         ),
-        mistake(
-            "answers without a number have no key, and never match", ("return text if text and", "return None if text and")
-        ),
-        mistake("the case of a text is kept", ("answer.strip().casefold()", "answer.strip()")),
-        mistake("the space around a text is kept", ("answer.strip().casefold()", "answer.casefold()")),
-        mistake("an empty text has a key, and equals itself", ("return text if text and", "return text if")),
-        mistake("a text of any length has a key", (" and len(answer) <= LONGEST_ANSWER", "")),
+        mistake("answers without a number have no key, and never match", ("return as_text(answer) or None", "return None")),
+        mistake("the case of a text is kept", ("as_text(answer)", "answer.strip()")),
+        mistake("the space around a text is kept", ("as_text(answer)", "answer.casefold()")),
+        mistake("LaTeX's \\text{} is a part of the text", ("as_text(answer)", "answer.strip().casefold()")),
+        mistake("an empty text has a key, and equals itself", ("as_text(answer) or None", "as_text(answer)")),
+        mistake("a text of any length has a key", (" if len(answer) <= LONGEST_ANSWER else None", "")),
         mistake(
             "a text of exactly 200 characters has no key", ("len(answer) <= LONGEST_ANSWER", "len(answer) < LONGEST_ANSWER")
         ),
@@ -411,25 +429,27 @@ BANK: dict[str, list[Mistake]] = {
         mistake("the reasoning may be empty", ("len(reasoning) >= LEAST_REASONING and ", "")),
         mistake("8 characters of reasoning are refused: > in place of >=", ("len(reasoning) >=", "len(reasoning) >")),
         mistake("space counts as reasoning", ('.removeprefix("<reasoning>").strip()', '.removeprefix("<reasoning>")')),
-        mistake("an answer of any length is admitted", ("len(answer) <= LONGEST_ANSWER and ", "")),
         mistake(
-            "an answer of exactly 200 characters is refused", ("len(answer) <= LONGEST_ANSWER", "len(answer) < LONGEST_ANSWER")
+            "of a long answer the beginning is read",
+            ("parse_number(tagged_answer(text))", "parse_number(tagged_answer(text)[:200])"),
         ),
-        mistake("a list of guesses is admitted", ("len(PLAIN.findall(answer)) == 1", "len(PLAIN.findall(answer)) >= 1")),
-        mistake(
-            "an answer without a number is admitted", ("len(PLAIN.findall(answer)) == 1", "len(PLAIN.findall(answer)) <= 1")
-        ),
-        mistake("the answer is not looked at", (" and len(PLAIN.findall(answer)) == 1", "")),
+        mistake("an answer of exactly 200 characters is refused", (ONE, f"{ONE} and len(tagged_answer(text)) < 200")),
+        mistake("a list of guesses is admitted", (ONE, 're.search("[0-9]", tagged_answer(text)) is not None')),
+        mistake("an answer without a number is admitted", (ONE, f"({ONE} or not re.search('[0-9]', tagged_answer(text)))")),
+        mistake("the answer is not looked at", (f" and {ONE}", "")),
         mistake(
             "runs of digits are counted, not numbers, so that 18.50 and 1,000 look like lists",
-            ("PLAIN.findall(answer)", 're.findall("[0-9]+", answer)'),
+            (ONE, 'len(re.findall("[0-9]+", tagged_answer(text))) == 1'),
         ),
         mistake(
             "the answer must be a whole number in digits alone",
-            ("len(PLAIN.findall(answer)) == 1", 'bool(re.fullmatch("[0-9]+", answer))'),
+            (ONE, 're.fullmatch("[0-9]+", tagged_answer(text)) is not None'),
         ),
-        mistake("units are refused", ("len(PLAIN.findall(answer)) == 1", "bool(PLAIN.fullmatch(answer))")),
-        mistake("numbers are counted in the whole text, reasoning included", ("PLAIN.findall(answer)", "PLAIN.findall(text)")),
+        mistake("units are refused", (ONE, f"{ONE} and not re.search('[a-z]', tagged_answer(text))")),
+        mistake(
+            "the number is looked for in the whole text, reasoning included",
+            ("parse_number(tagged_answer(text))", "parse_number(text)"),
+        ),
     ],
     "build_few_shot_prompt": [
         mistake(

@@ -1,0 +1,312 @@
+"""Answers as a person reads them: every way to write a number, what is no number, and what a reference equals."""
+
+import random
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rlhf_lib.rewards import answers_match, correctness_reward, extract_answer, parse_number, same_answer
+from rlhf_lib.rewards.answers import MARKS
+from rlhf_lib.tasks import Prompts, Task
+
+WRITTEN = {  # number: ways to write it
+    "18": (
+        "18", "18.", "18.0", "$18.00", "18 dollars", "18 dollars.", "€18", "18 €", "18€", "£18.00", "US$18", "USD 18",
+        "18 USD", "¥18",
+        "Rs. 18", "Rs.18", "18%", r"18\%", "18 percent", "18 eggs", "18 square feet", "18 km/h", "18 miles per hour",
+        "18 cm^2", "18 m²",
+        r"18\text{ cm}^2", r"18\text{cm}", r"18 \mathrm{kg}", "18kg", "18 kg", "18°", r"18^\circ", "18 °C", "18/day",
+        "$18/hour",
+        "18 a day", "18-year-old", "18th", "**18**", "*18*", "`18`", '"18"', "(18)", "[18]", "{18}", "#18", "18!", "18</s>",
+        "~18", "≈ 18",
+        r"\$18", "$18$", r"\(18\)", r"\[18\]", r"\boxed{18}", r"\text{18}", r"\left(18\right)", "１８", "18\n", "\u200b18",
+        "+18", "018",
+        "18 (eighteen)", "Answer: 18", "**Answer:** 18", "Anna has 18 apples now.", "She makes $18 every day.", "Total: 18",
+        "...18",
+        "18 — because she sells them", "答案是18。", "18个苹果", "18 out of 20", "3 + 15 = 18", "3+15=18", "x = 18", "x_1 = 18",
+        "x_{12}=18",
+        r"x = \frac{36}{2} = 18", "f(2) = 18", "3x = 54, x = 18", "Total = 9 * 2 = $18", "x = 18 apples", "1.8e1", "36/2",
+        "18/1", "18 pm",
+        "3*6=<<3*6=18>>18", "$ 18", "18 left over", "17 1/1", "x ≈ 18", r"x \approx 18",
+    ),
+    "-5": (
+        "-5", "- 5", "\u22125", "\u2012 5", "\u20135", "\u20145", "\u2010 5", "\ufe635", "\uff0d5", "-$5", "$-5", "-5.0",
+        "−5 dollars", "x = -5", "-10/2",
+    ),
+    "1000": (
+        "1000", "1,000", "1 000", "1\u00a0000", "1\u202f000", "1\u2009000", "1\u2007000", "1'000", "1\u2019000", "1{,}000",
+        r"1\,000",
+        r"1\;000", r"1\:000", r"1\ 000", "1~000", "1,000.00", "$1,000", "1 000 €", "１,０００", "１，０００", "1e3", "1E+3",
+        r"\$1{,}000", "1,000/1",
+    ),
+    "1234567.5": (
+        "1234567.5", "1,234,567.5", "1 234 567.5", "1'234'567.5", "12,34,567.5", "12{,}34{,}567.5", "$1,234,567.50",
+        r"1\,234\,567.5",
+    ),
+    "100000": ("1,00,000", "₹1,00,000", "100,000", "100 000", "1e5"),
+    "3/2": (
+        "3/2", "1.5", "1 1/2", "1\u00a01/2", "1 1⁄2", "1½", "1 ½", "1 and 1/2", "1 1/2 cups", "1½ cups", r"1\frac{1}{2}",
+        r"1 \frac{1}{2}", r"1\frac12",
+        r"1\dfrac{1}{2}", r"1\tfrac12", r"\frac{3}{2}", r"\frac32", r"\dfrac{3}{2}", r"\frac{3}{2} \text{ cups}", "3 / 2",
+        "3⁄2", "6/4",
+        r"\boxed{1\frac{1}{2}}", r"\text{1 1/2}", r"x = 1\frac{1}{2}", "$1\\frac{1}{2}$", r"\frac{1.5}{1}", "1.50", "$1.50",
+        "3 / 2 cups",
+    ),
+    "-3/2": ("-1 1/2", "−1½", r"-1\frac{1}{2}", r"-\frac{3}{2}", r"\frac{-3}{2}", "-3/2", "- 1.5", "\u20131 1/2"),
+    "1/2": (
+        "1/2", ".5", "0.5", "½", r"\frac12", r"\frac{1}{2}", r"\dfrac12", r"\frac 1 2", r"\frac1{2}", r"\frac{1}2",
+        r"\tfrac{1}{2}", "50/100", "5e-1", "1/2 cup",
+    ),
+}  # fmt: skip
+NO_NUMBERS = (
+    r"2\sqrt{3}", r"\sqrt{3}", "√3", "3x", "3 x", "3xy", "5n", "x5", "2x + 3", "y = 2x + 5", "2^5", "2^{5}", "2**5", "2²",
+    "10^{-3}", "10^9",
+    r"2\times 10^3", r"2 \cdot 3", "2*3", "2 × 3", "6/x", "x/6", "5 * price", "12 + 5", "12 - 5", "20 - x", "5±1", r"5 \pm 1",
+    "2π", r"2\pi",
+    r"\frac{\sqrt{3}}{2}", r"\frac{3x}{2}", "sin(5)", "sqrt(5)", "log_2 8", "|5|", "5!x", "3:30", "3:30 pm", "12:00:05",
+    "10-15", "10–15",
+    "10 - 15", "10 to 15", "5 or 6", "1, 2, 3", "1; 2", "(1, 2)", "[1, 2]", r"\{1, 2\}", "2 hours 30 minutes", "5'10\"",
+    "12/25/2020", "2020-12-25",
+    "1.2.3", "3/4/5", "12,34", "1,00,0", "1,000,00", "10,00", "x > 5", r"x \le 5", "x ≥ 5", "5 < x", "x != 5",
+    "x = 2 or x = 3", "x = 2, y = 3",
+    "Step 2: conclude", "Option 3", "not 5", "2 thirds", "half of 18", "5 squared", "0x10", "3D", "COVID-19", "18k", "--5",
+    "+-5", "1/0", "1e999",
+    "²", "٣", "", " ", "none", "twelve", "$", "-", "%", "½½", "3 + 4 =", "= ", "5 x 3",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", WRITTEN)
+def test_numbers_in_every_dress(number):
+    for text in WRITTEN[number]:
+        assert parse_number(text) == Fraction(number), text
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_more_or_less_than_a_number(text):
+    assert parse_number(text) is None
+
+
+def dressed(text):
+    """Completions that give an answer under each convention, in text that has other numbers."""
+    head = "She has 3 and 4. "
+    return {
+        "xml": f"{head}<answer>{text}</answer> I took 2 steps.",
+        "hashes": f"{head}\n#### {text}\n",
+        "boxed": f"{head}\\boxed{{{text}}}, in 2 steps.",
+        "said": f"{head}The answer is {text}",
+    }
+
+
+IN_LINES = {number: [text for text in texts if "\n" not in text] for number, texts in WRITTEN.items()}
+
+
+@pytest.mark.parametrize("number", WRITTEN)
+def test_every_convention_reads_the_same_grammar(number):
+    for text in IN_LINES[number]:
+        for convention, completion in dressed(text).items():
+            if (convention, text) in APART:
+                continue
+            for name in (convention, "any"):
+                assert answers_match(completion, number, name), (completion, name)
+                assert not answers_match(completion, str(Fraction(number) + 1), name), (completion, name)
+
+
+APART = {("boxed", "{18}"), ("said", "{18}")}
+
+
+@pytest.mark.parametrize(
+    ("completion", "right", "wrong"),
+    [
+        # #### as Markdown's heading
+        ("#### Step 2: conclude\nThe answer is \\boxed{18}.", "18", "2"),
+        ("#### 18\n\n#### Explanation", "18", "1"),
+        ("#### 18\n\n#### Explanation\nShe has 3 and 4.", "18", "4"),
+        ("#### Explanation\nShe has 3+4=7.", "7", "3"),
+        ("####\n18", "18", "1"),
+        ("####\n\n18 eggs\n", "18", "8"),
+        ("#### Final Answer\n18", "18", "1"),
+        ("#### Answer: 18", "18", "1"),
+        ("#### 1. Understand\nShe has 3.\n#### 2. Compute\n3*6=18\n\nThe answer is 18.", "18", "2"),
+        ("#### **Step 1:** Add\n3+4=7\n#### **Step 2:** Double\n7*2=14", "14", "2"),
+        ("so #### 14 apples\n\n9", "14", "9"),
+        ("#### 5\nno:\n#### 6", "6", "5"),
+        # several marks and empty ones
+        ("<answer></answer>\n#### 18", "18", "1"),
+        ("<answer> </answer> so \\boxed{18} of 20", "18", "20"),
+        ("<answer>4</answer> #### 5", "4", "5"),
+        (r"\boxed{5} no, \boxed{6}", "6", "5"),
+        # said
+        ("The answer is 12, I think, not 13", "12", "13"),
+        ("Final answer: 18 (in 3 steps)", "18", "3"),
+        ("**Answer:**\n18\nI am 100% sure.", "18", "100"),
+        ("The answer is:\n\n$$18$$\n\nin 2 steps", "18", "2"),
+        ("The answer is 15 gallons * 8 pints / gallon = 120 pints", "120", "15"),
+        (r"The answer is $2\sqrt{3}$.", r"2\sqrt{3}", "2"),
+        ("The answer is 3:30.", "3:30", "3"),
+        ("The answer is x = 5.", "5", "1"),
+        ("The answer is - 5.", "-5", "5"),
+        ("The answer is Monday.", "Monday", "Tuesday"),
+        # the last number
+        ("That leaves 14 apples.", "14", "4"),
+        ("so 20 - 2 = 18", "18", "2"),
+        ("- 18 eggs", "18", "-18"),
+        ("1) 18 eggs\n- 19 eggs", "19", "-19"),
+        ("- 5", "-5", "5"),
+        ("It is -5", "-5", "5"),
+        ("it takes 1 1/2 hours", "1.5", "0.5"),
+        ("it takes 1 and 1/2 hours", "1.5", "0.5"),
+        (r"it takes $1\frac{1}{2}$ hours", "1.5", "0.5"),
+        ("It costs 1 000 euros.", "1000", "0"),
+        ("It costs 1\u202f000 euros.", "1000", "0"),
+        ("It costs $ 1,000.", "1000", "0"),
+        ("I get 3x.", "3x", "3"),
+        (r"I get $2\sqrt{3}$.", r"2\sqrt{3}", "3"),
+        (r"I get $2 \times 10^3$", r"2 \times 10^3", "3"),
+        ("It leaves at 3:30.", "3:30", "30"),
+        ("10 - 15 people", "10-15", "15"),
+        ("the point (1, 2).", "(1,2)", "2"),
+        ("on 12/25/2020", "12/25/2020", "2020"),
+        ("They drank 18 bottles of H2O.", "18", "2"),
+        ("答案是18。", "18", "8"),
+        # texts
+        ("Paris", "Paris", "London"),
+        ("Paris.\n", "Paris", "London"),
+        ("**paris**", "Paris", "London"),
+        ("<answer>Paris</answer>", "Paris", "London"),
+        (r"\boxed{\text{Monday}}", "Monday", "Tuesday"),
+        (r"\boxed{\text{ New York }}", "new york", "York"),
+        (r"\boxed{2\sqrt{3}}", r"2 \sqrt{3}", "2"),
+        (r"\boxed{3x}", "3x", "3"),
+        (r"\boxed{10^{-3}}", "10^{-3}", "10"),
+        (r"\boxed{\dfrac{x}{2}}", r"\frac{x}{2}", "2"),
+        ("#### 2 hours 30 minutes", "2 hours 30 minutes", "30"),
+        ("#### (1, 2)", "(1,2)", "1"),
+        # worked solutions as references
+        ("#### 36", "3 * 12 = <<3*12=36>>36 pens.\n#### 36", "3 * 12 = 36 pens.\n#### 12"),
+        ("so 36.\nA: 36", "3 * 12 = <<3*12=36>>36 pens.\nA: 36", "3 * 12 = 36 pens.\nA: 12"),
+    ],
+)
+def test_completions_as_a_person_reads_them(completion, right, wrong):
+    assert answers_match(completion, right)
+    assert not answers_match(completion, wrong)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "B", "b", "**B**", "(B)", "[B]", "B.", "B)", "B:", "*B*", " B\n", "B) 27", "B. Paris", "B: 27", "**B)** 27", "(B) 27",
+        "Option B", "option (b)",
+        "Answer: B", "Answer: (B)", "answer: b", "**Answer:** B", "**Answer: B**", "Answer:\nB", "The answer is B",
+        "The answer is B.",
+        "The correct answer is B.", "The correct answer is (B).", "The correct answer is: **B**", "The correct option is B.",
+        "The best choice is (B).",
+        "The answer is option B", "Final answer: B", "The answer should be B.", r"\boxed{B}", r"\boxed{\text{B}}",
+        r"$\boxed{\textbf{(B)}}$", r"\boxed{\mathrm{B}}",
+        "#### B", "#### (B)", "####\nB", "#### B\nsince 3+4=7", "<answer>B</answer>", "<answer>\n(B) 27\n</answer>",
+        "3+4=7, so\nB", "It is 7.\n**B**",
+        "Not (a): option B", "I choose option B.", "Let me see.\n\nAnswer: B\n\nBecause 3+4=7.",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("reference", ["B", "(b)"])
+def test_option_letters_in_all_forms(completion, reference):
+    assert answers_match(completion, reference)
+    assert not answers_match(completion, "C")
+    assert not answers_match(completion, "(a)")
+
+
+@pytest.mark.parametrize(
+    "completion", ["A train is late", "a", "Because", "C's", "27", "", "Bob", "Answer: 3", "The answer is a train"]
+)
+def test_words_are_no_options(completion):
+    assert not answers_match(completion, "B")
+    assert answers_match(completion, "A") == (completion == "a")
+
+
+# References
+
+HARD = (
+    "3:30", "1 1/2", "10-15", "(1, 2)", "2 hours 30 minutes", "12/25/2020", "1 000", "####", "#### 5", "5\n6",
+    "5\n#### 6\n\n#### 7", "x\ny", "a",
+    "(a", "A.", "<answer>5</answer>", "</answer>", "<answer></answer>", "the answer is", "The answer is 5", "\\boxed{",
+    "\\boxed{}", "$", "**", ".",
+    "Step 2: conclude", "Explanation\n3", "-", "\u200b", "- 5", "\ud800", "#", "# 5", "NaN", "1/0",
+)  # fmt: skip
+pieces = st.sampled_from(
+    (*HARD, "\n", " ", "####", "<answer>", "</answer>", "\\boxed{", "}", "7", "the answer is ", "Answer: ", "B", ".")
+)
+references = (st.text(max_size=200) | st.lists(pieces, max_size=12).map("".join)).map(lambda text: text[:200])
+
+
+@pytest.mark.parametrize("reference", HARD)
+def test_hard_references_equal_themselves(reference):
+    assert answers_match(f"#### {reference}", reference)
+    assert answers_match(reference, reference)
+
+
+@settings(deadline=None, max_examples=500)
+@given(references.filter(str.strip))
+def test_a_reference_equals_itself(reference):
+    """Every text of up to 200 characters that is more than space."""
+    assert answers_match(f"#### {reference}", reference)
+
+
+@settings(deadline=None, max_examples=100)
+@given(references, references)
+def test_equality_is_symmetric_and_no_text_raises(first, second):
+    assert same_answer(first, second) == same_answer(second, first)
+    assert isinstance(answers_match(first, second), bool)
+    for convention in (*MARKS, "last", "letter"):
+        assert isinstance(answers_match(first, second, convention), bool)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.fractions(max_denominator=99), st.fractions(max_denominator=99))
+@example(Fraction(3, 2), Fraction(1, 2))
+def test_mixed_numbers_are_exact(first, second):
+    def mixed(number):
+        whole, rest = divmod(abs(number), 1)
+        sign = "-" if number < 0 else ""
+        return f"{sign}{whole}\\frac{{{rest.numerator}}}{{{rest.denominator}}}"
+
+    assert parse_number(mixed(first)) == first
+    assert answers_match(f"\\boxed{{{mixed(first)}}}", str(second)) == (first == second)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.integers(-(10**12), 10**12),
+    st.sampled_from((",", " ", "\u00a0", "\u202f", "\u2009", "'", "\u2019", "{,}", "\\,", "\\;")),
+)
+def test_thousands_separators(number, separator):
+    text = f"{number:,}".replace(",", separator)
+    for completion in (
+        f"#### {text}",
+        f"\\boxed{{{text}}}",
+        f"<answer>{text}</answer>",
+        f"The answer is {text}.",
+        f"That makes {text}.",
+    ):
+        assert answers_match(completion, str(number)), completion
+        assert not answers_match(completion, str(number + 1)), completion
+
+
+def test_the_task_of_the_contributors_guide_earns_its_reward():
+    """CONTRIBUTING's code as it stands there."""
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    code = re.search(r"( {4}class Capitals\(Task\):\n(?:(?: {8}.*)?\n)+)", guide)[1]
+    capitals = [("France", "Paris"), ("Japan", "Tokyo")]
+    names = {"Task": Task, "Prompts": Prompts, "correctness_reward": correctness_reward, "answers_match": answers_match}
+    names |= {"random": random, "TRAIN": capitals, "TEST": capitals}
+    exec("if True:\n" + code, names)
+    task = names["Capitals"]()
+    drawn, (reward,) = task.draw(4, 0, 0), task.reward_fns
+    right = drawn.columns["answer"]
+    assert reward(drawn.prompts, right, **drawn.columns) == [1.0] * 4
+    assert reward(drawn.prompts, [f" {name}." for name in right], **drawn.columns) == [1.0] * 4
+    assert reward(drawn.prompts, ["Rome"] * 4, **drawn.columns) == [0.0] * 4
+    assert task.is_correct(task.held_out(2), ["Paris", "Kyoto"]) == [True, False]
+    assert extract_answer("Paris") is None
