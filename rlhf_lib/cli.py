@@ -162,6 +162,7 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
         return kind(**with_room(task))
     told = arguments.read_object(file)
     names = ("task", "data", "prompt_style", "system_prompt", "template_args", "few_shot", "gen_len", "dtype", "prepend_bos")
+    names += ("skip_bad_rows",) if told.get("prompts") is not None else ("skip_bad_rows", "columns")  # those of prompts differ
     known = {name: told[name] for name in names if told.get(name) is not None}
     if option(rest, "--prompt-style") == "plain":  # which has no place for them
         known |= {"system_prompt": None, "template_args": ()}
@@ -177,7 +178,7 @@ def held_out_of(task: Any, *asked: Any) -> Any:
     """A task's held-out prompts; an error where it has none."""
     prompts = task.held_out(*asked)
     if not prompts:
-        raise InputError(f"task={task.name} has no right answers to held-out problems; use --task pocket, gsm8k or another")
+        raise InputError(f"task={task.name} has no right answers and no held-out problems; use --task pocket, gsm8k or another")
     return prompts
 
 
