@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from rlhf_lib.args import CompareArgs, require, to_json
+from rlhf_lib.args import CompareArgs, read_object, require, to_json
 from rlhf_lib.compare.runs import MEASURES, READINGS, STABILITY, TRAINED, Outcome, run_all
 from rlhf_lib.files import write_atomically, writing, writing_in
 from rlhf_lib.models.loading import resolve_device
@@ -140,7 +140,7 @@ def keep_arguments(root: Path, args: CompareArgs) -> None:
     """Write the comparison's arguments, or refuse a directory that holds another comparison."""
     file, ours = root / "args.json", json.loads(to_json(replace(args, output_dir=None)))
     if file.exists():
-        theirs = {**json.loads(to_json(CompareArgs())), **json.loads(file.read_text())}
+        theirs = {**json.loads(to_json(CompareArgs())), **read_object(file)}
         changed = ", ".join(f"{name}={ours[name]!r} (was {theirs[name]!r})" for name in ours if ours[name] != theirs[name])
         require(not changed, f"output_dir={str(root)!r} holds a comparison with other arguments: {changed}; choose another")
     write_atomically(file, json.dumps(ours, indent=2) + "\n")

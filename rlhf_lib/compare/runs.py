@@ -4,7 +4,6 @@ Each run is a plain `rlhf train` in a process of its own, so that its peak memor
 when the comparison is started again in the same directory.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf_lib.args import CompareArgs, InputError, require, require_no_saved_code
+from rlhf_lib.args import CompareArgs, InputError, read_object, require, require_no_saved_code
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.models import load_policy
 from rlhf_lib.models.reward_model import RewardModel
@@ -91,13 +90,15 @@ def common_options(args: CompareArgs) -> list[str]:
     words += [] if args.data is None else ["--data", args.data]
     words += [] if args.system_prompt is None else [f"--system-prompt={args.system_prompt}"]
     words += ["--template-args", *args.template_args] if args.template_args else []
+    words += ["--columns", *args.columns] if args.columns else []
+    words += ["--skip-bad-rows"] if args.skip_bad_rows else []
     return [*words, "--device", args.device, "--eval-problems", "0", "--log-samples-every", "0"]
 
 
 def run_training(algorithm: str, words: list[str], directory: Path) -> list[dict[str, Any]]:
     """Run `rlhf train` in a process of its own, unless its directory holds the finished run; returns its metrics."""
     summary = directory / "summary.json"
-    if not summary.exists() or json.loads(summary.read_text())["interrupted"]:
+    if not summary.exists() or read_object(summary).get("interrupted", True):
         command = ["-m", "rlhf_lib", "train", algorithm, "--output-dir", str(directory), *words]
         if (directory / "args.json").exists():
             command.append("--resume")

@@ -112,6 +112,7 @@ BAD = [
     (["train", "grpo", "--gae-lambda", "0.5"], "ppo, ppo-lora and reft have"),
     (["train", "self-training", "--rewards", "correctness"], "unlike grpo"),
     (["compare", "--seed", "3"], "as many as seeds says"),
+    (["compare", "--methods", "zero-shot", "--output-dir", "runs/list"], "args.json holds [1]"),
     (["merge", "--seed", "3", "--adapter", "a", "--output-dir", "b"], "draws nothing at random"),
     (["train", "grpo", "--sampler-url", "http://[::1"], "sampler_url="),
     (["train", "grpo", "--sampler-url", "http://a:99999"], "sampler_url="),
@@ -238,3 +239,22 @@ def test_a_full_device(run, monkeypatch):
 
     monkeypatch.setitem(cli.COMMANDS, "eval", lambda words: write())
     assert run("eval")[0] == 1
+
+
+def test_a_comparisons_runs_read_the_same_rows():
+    from rlhf_lib.compare.runs import common_options
+
+    args = CompareArgs(task="gsm8k", data="x.csv", columns=("question=problem", "answer=target"), skip_bad_rows=True)
+    words = common_options(args)
+    for algorithm in ("grpo", "sft", "reward-model"):
+        told = cli.parse(cli.ALGORITHMS[algorithm], words, "rlhf")
+        assert (told.columns, told.skip_bad_rows, told.data) == (args.columns, True, "x.csv")
+
+
+def test_a_runs_columns_are_those_of_its_evaluation(tmp_path):
+    kept = {"task": "gsm8k", "data": "x.csv", "columns": ["question=problem"], "skip_bad_rows": True}
+    (tmp_path / "args.json").write_text(json.dumps(kept))
+    args = cli.from_run(EvalArgs, ["--run", str(tmp_path)])
+    assert (args.columns, args.skip_bad_rows) == (("question=problem",), True)
+    (tmp_path / "args.json").write_text(json.dumps({**kept, "prompts": {"count": 2, "sha256": "a"}, "columns": ["answer"]}))
+    assert cli.from_run(EvalArgs, ["--run", str(tmp_path)]).columns == ()
