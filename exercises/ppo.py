@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint b7d5a2566f09
+# Rendered by `rlhf course render`; fingerprint 583ae4d25488
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -46,6 +46,7 @@ from rlhf_lib.args import (
 )
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
+from rlhf_lib.finite import require_finite
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMinibatch
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora, checkpoint
@@ -128,6 +129,7 @@ class WithValueHead(BridgedTransformer):
         both = found.keys() & own.keys()
         mismatched = [(n, found[n].shape, own[n].shape) for n in sorted(both) if found[n].shape != own[n].shape]
         checkpoint.require_all(str(file), own.keys() - both, found.keys() - both, mismatched)
+        require_finite(found.items(), str(file), "save the model again")
         self.value_head.load_state_dict(found)
 
 
@@ -518,13 +520,16 @@ class RLHFTrainer(Trainer):
         """`critic_phases` rollouts of the policy as it is, from which the value head alone learns to predict returns.
 
         The learning rate is head_lr throughout; the metrics end up in the first phase's record, as critic_loss and
-        critic_explained_variance of the last rollout.
+        critic_explained_variance of the last rollout. The budget may end it early.
         """
         args = self.args
         if not args.critic_phases:
             return
         head = torch.optim.AdamW(self.model.get_value_head_params(), lr=args.head_lr, weight_decay=args.weight_decay)
+        started = time.perf_counter()
         for i in range(args.critic_phases):
+            if self.is_out_of_time(started):
+                break
             self.phase = -1 - i  # prompts of its own
             memory = self.rollout_phase()
             explained = explained_variance(memory.generated_values, memory.returns, memory.mask)

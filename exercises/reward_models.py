@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint efd29ffac9c6
+# Rendered by `rlhf course render`; fingerprint 0103bc5c2f9d
 """Exercises of chapters/5_reward_models.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for one exercise), get a hint with
@@ -43,6 +43,7 @@ from rlhf_lib.args import (
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.course.demos.reward_models import PROBLEMS, SAMPLES
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
+from rlhf_lib.finite import require_finite
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import (
@@ -209,7 +210,13 @@ class RewardModel(nn.Module):
         return self.score(questions, completions).sigmoid()
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
-        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as."""
+        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as.
+
+        Raises:
+            InputError: weights that are NaN or infinite; nothing is written.
+        """
+        remedy = "it is not saved; train with a lower learning rate"
+        require_finite(self.model.named_parameters(), "the reward model to save", remedy)
         with loading.quiet_transformers():
             self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)

@@ -1,9 +1,10 @@
 """The command line. Arguments come straight from the dataclasses of `args`; nothing heavy is imported until a command runs."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
 from rlhf_lib.args.code import fault_in_file, from_word
 from rlhf_lib.args.weights import load_code
+from rlhf_lib.files import CannotWrite, whole_files, writing_in
 from rlhf_lib.machine import fault_of_machine
 from rlhf_lib.recipes import RECIPES, parse, recipe_file
+from rlhf_lib.signals import ending_by
 from rlhf_lib.terminal import visible
 
 ALGORITHMS = {
@@ -139,8 +142,9 @@ def as_one_of_several(algorithm: str, args: Any) -> Any:
 
 
 def load_model(args: arguments.ModelArgs) -> Any:
-    """The model that --run, or --base-model with --adapter, names."""
-    from rlhf_lib.models import BridgedTransformer, TransformerWithLora, load_policy
+    """The model that --run, or --base-model with --adapter, names; of a run it is said from which phase it is."""
+    from rlhf_lib.models import BridgedTransformer, TransformerWithLora
+    from rlhf_lib.runs import policy_of_run
 
     options = {"device": args.device, "dtype": args.dtype}
     if args.adapter is not None:
@@ -148,10 +152,9 @@ def load_model(args: arguments.ModelArgs) -> Any:
         return TransformerWithLora.from_adapter(args.adapter, base, **options)
     if args.run is None:
         return BridgedTransformer(args.base_model, **options)
-    model = Path(args.run) / "model"
-    if not model.is_dir():
-        raise InputError(f"run={args.run!r} holds no trained model; give the directory of a finished training run")
-    return load_policy(model, **options)
+    model, told = policy_of_run(args.run, args.which, **options)
+    print(visible(told))
+    return model
 
 
 def with_room(task: str | None) -> dict[str, int]:
@@ -209,9 +212,9 @@ def sample(rest: list[str]) -> int:
         generator = torch.Generator(which.device).manual_seed(args.seed)
         texts[name] = rollout(which, prompts, args.gen_len, generator=generator, **sampling).completions
     for i, prompt in enumerate(prompts):
-        print(f"\n=== {prompt.rstrip()}")
+        print(visible(f"\n=== {prompt.rstrip()}"))
         for name, completions in texts.items():
-            print(f"--- {name}\n{completions[i].rstrip()}")
+            print(visible(f"--- {name}\n{completions[i].rstrip()}"))
     return 0
 
 
@@ -219,21 +222,24 @@ def evaluate(rest: list[str]) -> int:
     """rlhf eval ..."""
     args = parse_and_load(arguments.EvalArgs, rest, "rlhf eval", from_run(arguments.EvalArgs, rest))
 
+    with writing_in(args.output_dir) if args.output_dir else nullcontext():
+        return judge(args)
+
+
+def judge(args: arguments.EvalArgs) -> int:
+    """What `rlhf eval` measures, prints and writes."""
     from dataclasses import asdict
 
-    from rlhf_lib.evaluate import evaluate as judge
-    from rlhf_lib.evaluate import evaluate_samples
-    from rlhf_lib.evaluate.report import make_directory, problem_rows, results_table, write_report
+    from rlhf_lib.evaluate import evaluate, evaluate_samples
+    from rlhf_lib.evaluate.report import problem_rows, results_table, write_report
     from rlhf_lib.models.reward_model import RewardModel
     from rlhf_lib.tasks import WordProblemTask, task_of
 
-    if args.output_dir:
-        make_directory(args.output_dir)
     model = load_model(args)
     task = task_of(args, model, args.gen_len)
     prompts = held_out_of(task, args.problems, args.few_shot, args.style if args.few_shot else None)
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
-    greedy = judge(model, task, prompts, temperature=0.0, **options)
+    greedy = evaluate(model, task, prompts, temperature=0.0, **options)
     table, sampled = greedy.table(), None
     if args.samples:
         verifier = None if args.reward_model is None else RewardModel.trained(args.reward_model, device=args.device)
@@ -242,7 +248,7 @@ def evaluate(rest: list[str]) -> int:
         table += sampled.table()
     title = f"{args.run or args.adapter or args.base_model} on {len(prompts)} held-out problems of {args.task}"
     title += f" (prompt style {args.prompt_style}, few-shot {args.few_shot}, gen_len {args.gen_len})"
-    print(f"{title}\n\n{results_table(table)}\n")
+    print(visible(title) + f"\n\n{results_table(table)}\n")
     for style, (share, accuracy) in greedy.by_style().items():
         print(f"  {style:10} {share:6.1%} of greedy answers, accuracy {accuracy}")
     if isinstance(task, WordProblemTask) and args.few_shot:
@@ -255,7 +261,7 @@ def evaluate(rest: list[str]) -> int:
         print(f"Warning: {greedy.cut_share:.0%} of the greedy answers were cut at gen_len={args.gen_len}; raise --gen-len")
     if args.output_dir:
         written = write_report(args.output_dir, title, table, problem_rows(greedy, sampled), {"arguments": asdict(args)})
-        print(f"Files: {written}/ (results.json, table.md, problems.jsonl, samples.html)")
+        print(visible(f"Files: {written}/ (results.json, table.md, problems.jsonl, samples.html)"))
     return 0
 
 
@@ -265,8 +271,11 @@ def merge(rest: list[str]) -> int:
 
     from rlhf_lib.models import TransformerWithLora
 
-    model = TransformerWithLora.from_adapter(args.adapter, args.base_model, device=args.device, dtype=args.dtype)
-    print(f"merged model: {model.save_merged(args.output_dir)}")
+    with writing_in(args.output_dir) as directory:
+        model = TransformerWithLora.from_adapter(args.adapter, args.base_model, device=args.device, dtype=args.dtype)
+        with whole_files(directory) as new:
+            model.save_merged(new)
+    print(visible(f"merged model: {args.output_dir}"))
     return 0
 
 
@@ -281,7 +290,7 @@ def compare(rest: list[str]) -> int:
 
     from rlhf_lib.compare import compare as run_all
 
-    print(run_all(args))
+    print(visible(run_all(args)))
     return 0
 
 
@@ -289,11 +298,13 @@ def pretrain(rest: list[str]) -> int:
     """rlhf pretrain ..."""
     args = parse(arguments.PretrainArgs, rest, "rlhf pretrain")
 
+    from rlhf_lib.runs import new_run_path
     from rlhf_lib.trainers.card import write_card
     from rlhf_lib.trainers.pretrain import pretrain as make_model
 
-    directory, seconds = make_model(args)
-    print(write_card(directory, args, seconds))
+    with writing_in(args.output_dir or new_run_path("pocket")) as directory:
+        seconds = make_model(args, directory)
+        print(visible(write_card(directory, args, seconds)))
     return 0
 
 
@@ -332,7 +343,10 @@ def require_text(words: list[str]) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run one command; 0 is success, 1 a fault of the machine, 2 a mistake in what was given, 130 a second Ctrl-C."""
+    """Run one command; 0 is success, 1 a fault of the machine, 2 a mistake in what was given, 130 an end by Ctrl-C or SIGTERM.
+
+    Training ends with 0 at the first of either signal, after its phase.
+    """
     words = sys.argv[1:] if words is None else words
     if not words or words[0] in ("-h", "--help"):
         print(HELP)
@@ -342,9 +356,12 @@ def main(words: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         require_text(words)
-        return COMMANDS[words[0]](words[1:])
+        with ending_by(signal.default_int_handler, signal.SIGTERM):
+            return COMMANDS[words[0]](words[1:])
     except InputError as error:
         return stop(str(error), 2)
+    except CannotWrite as error:
+        return stop(str(error), 1)
     except KeyboardInterrupt:
         return stop("stopped; a run goes on from its last checkpoint with --resume --output-dir DIRECTORY", 130)
     except BrokenPipeError:  # the reader of `rlhf ... | head` has gone

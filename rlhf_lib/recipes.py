@@ -4,7 +4,7 @@ A recipe of the library is named ALGORITHM-TASK, or ALGORITHM-TASK-MODEL where i
 is taken without being asked for; the others are asked for by name, and any file is by its path.
 """
 
-from dataclasses import fields, make_dataclass
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +33,7 @@ def parse(kind: type[Args], words: list[str], prog: str, default: Args | None = 
 
 def without_unread(kind: type[Args]) -> type[Args]:
     """The dataclass `kind` without the fields that nothing reads, for its help; given all the same, they are refused."""
-    hidden = [(f.name, tyro.conf.Suppress[f.type], f) for f in fields(kind) if f.name in kind.unread]
+    hidden = [(f.name, tyro.conf.Suppress[f.type], field(default=f.default)) for f in fields(kind) if f.name in kind.unread]
     return make_dataclass(kind.__name__, hidden, bases=(kind,), kw_only=True, namespace={"__doc__": kind.__doc__})
 
 

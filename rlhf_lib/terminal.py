@@ -1,4 +1,7 @@
-"""Text from models, files and arguments as a terminal may show it: nothing in it moves the cursor or turns lines around."""
+"""Text from models, files and arguments as a terminal may show it.
+
+Nothing in it moves the cursor, sets a title, or turns the direction of writing around.
+"""
 
 import re
 

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 0c5842f8a58d
+# Rendered by `rlhf course render`; fingerprint 4afbcb57b9f1
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -8,6 +8,7 @@ import copy
 import math
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from rlhf_lib.advantages import centre_per_group, last_real_token, normalize_reward, real_tokens
 from rlhf_lib.args import InputError, RLHFArgs
+from rlhf_lib.finite import require_finite
 from rlhf_lib.memory import ReplayMinibatch
 from rlhf_lib.models import checkpoint
 from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
@@ -94,6 +96,7 @@ class WithValueHead(BridgedTransformer):
         both = found.keys() & own.keys()
         mismatched = [(n, found[n].shape, own[n].shape) for n in sorted(both) if found[n].shape != own[n].shape]
         checkpoint.require_all(str(file), own.keys() - both, found.keys() - both, mismatched)
+        require_finite(found.items(), str(file), "save the model again")
         self.value_head.load_state_dict(found)
 
 
@@ -625,13 +628,16 @@ class RLHFTrainer(Trainer):
         """`critic_phases` rollouts of the policy as it is, from which the value head alone learns to predict returns.
 
         The learning rate is head_lr throughout; the metrics end up in the first phase's record, as critic_loss and
-        critic_explained_variance of the last rollout.
+        critic_explained_variance of the last rollout. The budget may end it early.
         """
         args = self.args
         if not args.critic_phases:
             return
         head = torch.optim.AdamW(self.model.get_value_head_params(), lr=args.head_lr, weight_decay=args.weight_decay)
+        started = time.perf_counter()
         for i in range(args.critic_phases):
+            if self.is_out_of_time(started):
+                break
             self.phase = -1 - i  # prompts of its own
             memory = self.rollout_phase()
             explained = explained_variance(memory.generated_values, memory.returns, memory.mask)

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 68a2c61cb275
+# Rendered by `rlhf course render`; fingerprint 29beba1f6735
 """Solutions of chapters/5_reward_models.md; run them with `python -m solutions.reward_models`.
 
 A reward model of right and wrong answers, and what choosing by it is worth.
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rlhf_lib.args import InputError, RewardModelArgs
 from rlhf_lib.course.demos.reward_models import PROBLEMS, SAMPLES
+from rlhf_lib.finite import require_finite
 from rlhf_lib.models import BridgedTransformer, loading
 from rlhf_lib.models.lengths import last_tokens
 from rlhf_lib.models.reward_model import DEFAULT, read_classifier
@@ -167,7 +168,13 @@ class RewardModel(nn.Module):
         return self.score(questions, completions).sigmoid()
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
-        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as."""
+        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as.
+
+        Raises:
+            InputError: weights that are NaN or infinite; nothing is written.
+        """
+        remedy = "it is not saved; train with a lower learning rate"
+        require_finite(self.model.named_parameters(), "the reward model to save", remedy)
         with loading.quiet_transformers():
             self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)

@@ -1,5 +1,6 @@
 """Arguments of the commands that look at models and compare them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -29,7 +30,10 @@ class ModelArgs(PromptArgs, CommonArgs):
     adapter: Name | None = None
     """Directory of an adapter in PEFT's format, to put on the base model."""
     run: Name | None = None
-    """Directory of a training run: its model, in place of --base-model and --adapter."""
+    """Directory of a training run, ended or not: its model, in place of --base-model and --adapter."""
+    which: Name = "last"
+    """Which model of the run: last (of one that was killed or still trains, its last checkpoint), best (--keep-best), or
+    phase-N (--save-model-every)."""
     task: TaskName = "pocket"
     """Where prompts come from: pocket, gsm8k, svamp or mathqa."""
     prepend_bos: bool = True
@@ -48,6 +52,11 @@ class ModelArgs(PromptArgs, CommonArgs):
             self.run is None or self.adapter is None,
             f"run={self.run!r} brings its own adapter; leave out adapter={self.adapter!r}",
         )
+        require(
+            re.fullmatch(r"last|best|phase-\d{1,9}", self.which) is not None,
+            f"which={self.which!r} must be last, best or phase-N with the number of a phase, such as phase-10",
+        )
+        require(self.which == "last" or self.run is not None, f"which={self.which!r} is of a run; add --run DIRECTORY")
 
 
 @dataclass(kw_only=True)
@@ -97,6 +106,8 @@ class MergeArgs(CommonArgs):
 @dataclass(kw_only=True)
 class CompareArgs(PromptArgs, RunArgs):
     """Every method and seed under one budget of training, in one report."""
+
+    algorithm = "compare"
 
     unread: ClassVar[Mapping[str, str]] = {"seed": "the seeds are 0, 1, 2, ..., as many as seeds says"}
 

@@ -20,7 +20,8 @@ Args = TypeVar("Args", bound=RunArgs)
 
 def to_json(args: RunArgs) -> str:
     """All fields as JSON; of code it has the names, of prompts and columns from Python their number and digest."""
-    values = {f.name: getattr(args, f.name) for f in fields(args)}
+    values = {"algorithm": args.algorithm} if args.algorithm else {}
+    values |= {f.name: getattr(args, f.name) for f in fields(args)}
     for name in ("task", "reward_fn"):
         if values.get(name) is not None:
             values[name] = saved_name(values[name])
@@ -59,6 +60,12 @@ def from_json(kind: type[Args], text: str, source: str = "arguments") -> Args:
         InputError: no JSON object, a field that the class lacks, or a value that a field does not allow.
     """
     values = parse_object(text, source)
+    algorithm = values.pop("algorithm", None)
+    require(
+        algorithm in (None, kind.algorithm),
+        f"{source} is of {algorithm!r}, not of {kind.algorithm!r}; use `rlhf train {algorithm}` for it, or other arguments for "
+        f"{kind.algorithm}",
+    )
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
     require(not unknown, f"{source} has fields that {kind.__name__} lacks: {', '.join(unknown)}; remove them")

@@ -12,6 +12,8 @@ from rlhf_lib.args.types import MOST, Between, Count, Name, NotNegative, Positiv
 class SftArgs(PromptArgs, TrainingArgs):
     """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
 
+    algorithm = "sft"
+
     task: TaskName = "pocket"
     """Where problems and their worked solutions are from: pocket, gsm8k, svamp or mathqa."""
     epochs: Count = 2
@@ -63,6 +65,8 @@ class SftArgs(PromptArgs, TrainingArgs):
 @dataclass(kw_only=True)
 class RewardModelArgs(TaskArgs, TrainingArgs):
     """A reward model: trained on comparisons, on numbers, or as a verifier of solutions sampled from the policy."""
+
+    algorithm = "reward-model"
 
     task: TaskName = "pocket"
     """Whose problems the policy answers, and by what its answers are judged: pocket, gsm8k, svamp or mathqa."""
@@ -126,6 +130,8 @@ class RewardModelArgs(TaskArgs, TrainingArgs):
 @dataclass(kw_only=True)
 class PretrainArgs(RunArgs):
     """The bundled model from nothing; the defaults reproduce the shipped weights' recipe."""
+
+    algorithm = "pretrain"
 
     steps: Count = 1800
     """Optimiser steps."""

@@ -71,6 +71,8 @@ class CommonArgs(CheckedArgs):
 class RunArgs(CommonArgs):
     """What every kind of run shares: it leaves a directory."""
 
+    algorithm = ""  # `rlhf train`'s name for it, by which a run's args.json is told from another's; no field
+
     output_dir: Name | None = None
     """Directory for the run's files; left out, a new one under runs/."""
 
@@ -174,17 +176,28 @@ class TrainingArgs(RunArgs):
     budget: Positive | None = None
     """Seconds of training after which a run ends, whatever total_phases says; measuring accuracy does not count."""
     save_every: Count = 10
-    """Phases between checkpoints."""
+    """Phases between checkpoints; the last two are kept."""
+    save_model_every: CountFromZero = 0
+    """Phases (of SFT and reward models: epochs) between models that are kept, in model-phase-0010 and so on; 0: none."""
+    keep_best: bool = False
+    """Also keep the model with the best validation accuracy, in model-best; needs eval_every."""
     log_samples_every: CountFromZero = 5
     """Phases between printed tables of sample completions (all are in samples.jsonl); 0: none."""
     resume: bool = False
     """Continue the run in output_dir from its last checkpoint."""
+    tracker: Literal["wandb", "tensorboard", "trackio", "mlflow"] | None = None
+    """Also send metrics there, by its own package (pip install "rlhf_lib[NAME]")."""
     use_wandb: bool = False
-    """Also send metrics to Weights & Biases (pip install wandb)."""
+    """The same as tracker wandb."""
     wandb_project_name: Name = "rlhf_lib"
-    """Weights & Biases project."""
+    """Project of wandb and trackio, experiment of mlflow."""
     wandb_entity: Name | None = None
     """Weights & Biases entity."""
+
+    @property
+    def chosen_tracker(self) -> str | None:
+        """The tracker's name, however it was asked for."""
+        return self.tracker or ("wandb" if self.use_wandb else None)
 
     @property
     def trains_base_model(self) -> bool:
@@ -194,6 +207,14 @@ class TrainingArgs(RunArgs):
     def __post_init__(self) -> None:
         """Check what fields say together."""
         super().__post_init__()
+        require(
+            not self.keep_best or self.eval_every > 0,
+            "keep_best=True measures no model with eval_every=0; add eval_every, such as 1 for after every phase",
+        )
+        require(
+            not self.use_wandb or self.tracker in (None, "wandb"),
+            f"tracker={self.tracker!r} and use_wandb are two trackers; leave one out",
+        )
         adapters = getattr(self, "lora_rank", None) is not None or getattr(self, "adapter", None) is not None
         require(
             self.dtype != "bfloat16" or adapters or not self.trains_base_model,
@@ -209,6 +230,8 @@ class TrainingArgs(RunArgs):
 @dataclass(kw_only=True)
 class RLHFArgs(TaskArgs, TrainingArgs):
     """PPO with a value head. Phases alternate: a rollout of `batch_size` completions, then updates on it."""
+
+    algorithm = "ppo"
 
     # what is rewarded
     prefix: str = "Question: Anna has"
@@ -344,6 +367,8 @@ class RLHFArgs(TaskArgs, TrainingArgs):
 class LoraArgs(RLHFArgs):
     """PPO with a value head, on low-rank adapters: the reference policy is the model without them."""
 
+    algorithm = "ppo-lora"
+
     lora_rank: Size = 4
     """Rank of every adapter."""
     lora_alpha: Positive = 32.0
@@ -408,6 +433,8 @@ class LoraArgs(RLHFArgs):
 class GrpoArgs(LoraArgs):
     """GRPO: no critic; a completion's advantage is its reward relative to the group of its prompt."""
 
+    algorithm = "grpo"
+
     unread: ClassVar[Mapping[str, str]] = dict.fromkeys(
         OF_A_CRITIC, "it needs a critic, which ppo, ppo-lora and reft have and GRPO has not"
     )
@@ -440,6 +467,8 @@ class GrpoArgs(LoraArgs):
 @dataclass(kw_only=True)
 class ReftArgs(RLHFArgs):
     """ReFT: supervised warm-up on worked solutions, then PPO with the right answer as reward and KL paid token by token."""
+
+    algorithm = "reft"
 
     unread: ClassVar[Mapping[str, str]] = {"normalize_reward": "ReFT takes rewards as they are, unlike ppo"}
 
@@ -476,6 +505,8 @@ class ReftArgs(RLHFArgs):
 @dataclass(kw_only=True)
 class SelfTrainingArgs(LoraArgs):
     """Online self-training: sample, keep what is right, raise its log-probability; no critic, no wrong answers."""
+
+    algorithm = "self-training"
 
     unread: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(OF_A_CRITIC, "it needs a critic, which ppo, ppo-lora and reft have"),

@@ -13,12 +13,13 @@ from pathlib import Path
 from tabulate import tabulate
 
 from rlhf_lib.args import CompareArgs, require, to_json
-from rlhf_lib.compare.runs import MEASURES, STABILITY, TRAINED, Outcome, run_all
-from rlhf_lib.files import write_atomically
+from rlhf_lib.compare.runs import MEASURES, READINGS, STABILITY, TRAINED, Outcome, run_all
+from rlhf_lib.files import write_atomically, writing, writing_in
 from rlhf_lib.models.loading import resolve_device
 from rlhf_lib.runs.directory import new_run_path
 from rlhf_lib.runs.plots import plot_accuracies, plot_learning
-from rlhf_lib.runs.run import WATCHED_PROBLEMS, describe_device
+from rlhf_lib.runs.run import WATCHED_PROBLEMS
+from rlhf_lib.runs.summary import describe_device
 
 
 def mean_and_range(values: list[float | int], form: str = "{:.1f}") -> str:
@@ -97,7 +98,8 @@ answer and {samples} samples at temperature 1 for each. Base model `{base_model}
 
 {accuracy}
 
-pass@1 is the accuracy of a sample. One seed's figure near 50% has a 95% interval of about ± {half:.0f} points (`results.csv`
+strict counts greedy answers that are right where the format wants them, lenient also those whose last number is right. pass@1
+is the accuracy of a sample. One seed's figure near 50% has a 95% interval of about ± {half:.0f} points (`results.csv`
 has all intervals). few-shot has {few_shot} worked examples in the prompt. rerank chooses by {verifier}.
 
 ![Accuracy by method](accuracy.png)
@@ -134,7 +136,7 @@ def command_of(args: CompareArgs) -> str:
     return shlex.join(words)
 
 
-def claim(root: Path, args: CompareArgs) -> None:
+def keep_arguments(root: Path, args: CompareArgs) -> None:
     """Write the comparison's arguments, or refuse a directory that holds another comparison."""
     file, ours = root / "args.json", json.loads(to_json(replace(args, output_dir=None)))
     if file.exists():
@@ -145,11 +147,20 @@ def claim(root: Path, args: CompareArgs) -> None:
 
 
 def compare(args: CompareArgs) -> str:
-    """Run the comparison and write report.md, results.csv, results.json, accuracy.png and learning.png; returns the report."""
+    """Run the comparison and write report.md, results.csv, results.json, accuracy.png and learning.png; returns the report.
+
+    Raises:
+        InputError: the directory cannot be written, is written by another process, or holds another comparison; a run failed.
+        CannotWrite: the disk is full; the runs so far stay, and are not repeated when the comparison is started again.
+    """
+    with writing_in(args.output_dir or new_run_path(f"compare-{str(args.task).rpartition(':')[2]}")) as root:
+        keep_arguments(root, args)
+        return write_comparison(args, root)
+
+
+def write_comparison(args: CompareArgs, root: Path) -> str:
+    """Run every method with every seed and write what came of it."""
     started = time.perf_counter()
-    root = Path(args.output_dir or new_run_path(f"compare-{str(args.task).rpartition(':')[2]}"))
-    root.mkdir(parents=True, exist_ok=True)
-    claim(root, args)
     outcomes = run_all(args, root)
     rows = [outcome.as_row() for outcome in outcomes]
     text = StringIO()
@@ -158,9 +169,12 @@ def compare(args: CompareArgs) -> str:
     writer.writerows(rows)
     write_atomically(root / "results.csv", text.getvalue())
     names = measure_names(args)
-    shares = [(o.method, dict(zip(names, [a.value for a in o.accuracies.values()], strict=True))) for o in outcomes]
-    plot_accuracies(shares, root / "accuracy.png")
-    plot_learning([(o.method, o.history) for o in outcomes if o.history], root / "learning.png", args.target)
+    named = [(o.method, dict(zip(names, o.accuracies.values(), strict=True))) for o in outcomes]
+    shares = [(method, {name: a.value for name, a in figures.items() if name not in READINGS}) for method, figures in named]
+    with writing(root / "accuracy.png"):
+        plot_accuracies(shares, root / "accuracy.png")
+    with writing(root / "learning.png"):
+        plot_learning([(o.method, o.history) for o in outcomes if o.history], root / "learning.png", args.target)
     report = REPORT.format(
         task=args.task,
         methods=len(args.methods),

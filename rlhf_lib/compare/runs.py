@@ -29,7 +29,8 @@ TRAINED = {  # method: algorithm of `rlhf train`, and options beyond its recipe
     "grpo": ("grpo", {}),
     "reft": ("reft", {}),
 }
-MEASURES = ("greedy", "pass@1", "pass@k", "maj@k", "rerank@k")
+READINGS = ("strict", "lenient")
+MEASURES = ("greedy", *READINGS, "pass@1", "pass@k", "maj@k", "rerank@k")
 STABILITY = {"update_kl": "KL per update", "ratio_std": "ratio spread", "grad_norm": "gradient norm"}
 
 
@@ -127,14 +128,15 @@ def train_verifier(args: CompareArgs, root: Path) -> RewardModel:
 
 
 def measure(method: str, seed: int, args: CompareArgs, model: Any, verifier: RewardModel) -> dict[str, Accuracy]:
-    """Greedy accuracy, and of several samples pass@1, pass@k, maj@k and rerank@k, on held-out problems."""
+    """MEASURES on held-out problems: greedy accuracy, also read strictly and leniently, and that of several samples."""
     shots = args.few_shot if method == "few-shot" else 0
     task = task_of(replace(args, few_shot=shots), model, args.gen_len)
     prompts = task.held_out(args.problems, shots, "reasoning" if shots else None)
     greedy = evaluate(model, task, prompts, gen_len=args.gen_len, temperature=0.0)
     sampled = evaluate_samples(model, task, prompts, args.samples, gen_len=args.gen_len, seed=seed, reward_model=verifier)
     k = args.samples
-    figures = (greedy.accuracy, sampled.pass_at(1), sampled.pass_at(k), sampled.majority_at(k), sampled.rerank_at(k))
+    read = [Accuracy.of(sum(right), len(right)) for right in (greedy.readings[name] for name in READINGS)]
+    figures = (greedy.accuracy, *read, sampled.pass_at(1), sampled.pass_at(k), sampled.majority_at(k), sampled.rerank_at(k))
     return dict(zip(MEASURES, figures, strict=True))
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from tabulate import tabulate
 
-from rlhf_lib.args import InputError
 from rlhf_lib.evaluate.accuracy import Accuracy
 from rlhf_lib.evaluate.judging import Evaluation, SampledEvaluation
-from rlhf_lib.files import write_atomically
+from rlhf_lib.files import write_atomically, writing
 
 SHOWN = 200  # problems on the page
 
@@ -90,21 +89,17 @@ def page(title: str, table: list[tuple[str, Accuracy]], rows: list[dict[str, Any
     return PAGE.format(title=html.escape(title), table=results_table(table, "html"), problems="\n".join(problems))
 
 
-def make_directory(directory: str) -> Path:
-    """The directory, made if it is missing; an error where that cannot be."""
-    path = Path(directory)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"output_dir={directory!r} cannot be written ({error.strerror}); choose another") from None
-    return path
-
-
 def write_report(
     directory: str, title: str, table: list[tuple[str, Accuracy]], rows: list[dict[str, Any]], about: dict[str, Any]
 ) -> Path:
-    """results.json, table.md, problems.jsonl and samples.html in a directory, which is made if it is missing."""
-    path = make_directory(directory)
+    """results.json, table.md, problems.jsonl and samples.html in a directory, which is made if it is missing.
+
+    Raises:
+        CannotWrite: the disk is full or refuses; each file is the old one or the new one.
+    """
+    path = Path(directory)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
     figures = {name: figure.as_dict() for name, figure in table}
     write_atomically(path / "results.json", json.dumps({**about, "results": figures}, indent=2) + "\n")
     write_atomically(path / "table.md", f"{title}\n\n{results_table(table)}\n")

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_lib.args import InputError
+from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.adapter import AdaptedMap, LoraHooks
 from rlhf_lib.lora.fused import FusedMap
 from rlhf_lib.lora.peft_format import CONFIG, WEIGHTS, PeftNames
@@ -124,6 +125,7 @@ def read_adapter_weights(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
         tensors = load_file(file)
     except (SafetensorError, FileNotFoundError) as error:
         raise InputError(f"{file} cannot be read ({error}); it is missing or truncated, save the adapter again") from None
+    require_finite(tensors.items(), str(file), "save the adapter again, or take an earlier one")
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"base_model\.model\.(.+)\.lora_([AB])\.weight", name)

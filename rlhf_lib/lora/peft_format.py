@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.adapter import AdaptedMap, LoraHooks
 from rlhf_lib.lora.fused import FusedMap
 
@@ -141,9 +142,16 @@ def targets(paths: list[str], names: PeftNames) -> list[str]:
 
 
 def save_adapter(hooks: LoraHooks, names: PeftNames, directory: Path, base_model: str) -> Path:
-    """Write adapter_model.safetensors and adapter_config.json; returns the directory."""
-    directory = Path(directory)
+    """Write adapter_model.safetensors and adapter_config.json; returns the directory.
+
+    Raises:
+        InputError: adapters that are NaN or infinite; nothing is written.
+    """
+    directory, tensors = Path(directory), peft_tensors(hooks, names)
+    require_finite(
+        tensors.items(), "the adapter to save", "it is not saved; go back to an earlier one, or train with a lower rate"
+    )
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(peft_tensors(hooks, names), directory / WEIGHTS, metadata={"format": "pt"})
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
     (directory / CONFIG).write_text(json.dumps(peft_config(hooks, names, base_model), indent=2) + "\n")
     return directory

@@ -17,6 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from rlhf_lib.args import InputError
+from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.fused import FusedMap, find_fused_maps, live
 from rlhf_lib.models import checkpoint
 from rlhf_lib.models.bridging import build_bridge
@@ -158,6 +159,7 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
         checkpoint.require_fitting_tokens(own, rows, what)
         checkpoint.require_end_ids(hf.generation_config.eos_token_id, rows, what)
         parameters, saved = dict(hf.named_parameters()), hf.state_dict()
+        require_finite(parameters.items(), f"{what}: its checkpoint", "get the model again")
         buffers = {name: buffer for name, buffer in hf.named_buffers() if name in saved}
         bridge = build_bridge(name, hf, tokenizer, where)
         fused = find_fused_maps(bridge, parameters)
@@ -175,7 +177,11 @@ def end_token_ids(base: LoadedBase) -> list[int]:
 
 @torch.no_grad()
 def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
-    """Write a Hugging Face directory (weights, configuration, tokenizer) of the bridge's current weights."""
+    """Write a Hugging Face directory (weights, configuration, tokenizer) of the bridge's current weights.
+
+    Raises:
+        InputError: weights that are NaN or infinite; nothing is written.
+    """
     directory = Path(directory)
     state = {name: tensor.detach().cpu().clone() for name, tensor in (base.parameters | base.buffers).items()}
     for fused in base.fused:
@@ -183,6 +189,8 @@ def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
             if f"{fused.path}.{kind}" in state:
                 parts = {name: getattr(live(base.bridge, fused.block, name), kind) for name in fused.rows}
                 state[f"{fused.path}.{kind}"] = fused.put_together(parts).detach().cpu().clone()
+    remedy = "it is not saved; start from weights that are whole, with a lower learning rate or a smaller alpha"
+    require_finite(((name, state[name]) for name in base.parameters), "the model to save", remedy)
     hf = base.bridge.original_model
     for key, value in base.dropout.items():
         setattr(hf.config, key, value)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rlhf_lib import parallel
 from rlhf_lib.args import LORA_MAPS, InputError
 from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, plain_formulas, tell_once
+from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.adapter import LoraHooks, find_maps
 from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter, read_adapter_config
 from rlhf_lib.lora.peft_format import PeftNames, save_adapter
@@ -328,6 +329,7 @@ class WithValueHead(BridgedTransformer):
         both = found.keys() & own.keys()
         mismatched = [(n, found[n].shape, own[n].shape) for n in sorted(both) if found[n].shape != own[n].shape]
         checkpoint.require_all(str(file), own.keys() - both, found.keys() - both, mismatched)
+        require_finite(found.items(), str(file), "save the model again")
         self.value_head.load_state_dict(found)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lib.args import InputError, require
+from rlhf_lib.finite import require_finite
 from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.models.lengths import last_tokens
 from rlhf_lib.preferences import pool_last_real_token
@@ -33,6 +34,7 @@ def read_classifier(name: str, what: str) -> tuple[PreTrainedModel, PreTrainedTo
         model, new = checkpoint.read_model(
             AutoModelForSequenceClassification, name, what, config, new_head=not is_classifier, dtype=torch.float32
         )
+        require_finite(model.named_parameters(), f"{what}: its checkpoint", "get the model again")
         tokenizer = checkpoint.read_tokenizer(name, what)
     checkpoint.require_fitting_tokens(tokenizer, model.get_input_embeddings().weight.shape[0], what)
     return model, tokenizer, not new
@@ -127,7 +129,13 @@ class RewardModel(nn.Module):
         return self.score(questions, completions).sigmoid()
 
     def save_pretrained(self, directory: str | os.PathLike) -> Path:
-        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as."""
+        """Write a Hugging Face directory; its configuration's reward_kind says what the model was trained as.
+
+        Raises:
+            InputError: weights that are NaN or infinite; nothing is written.
+        """
+        remedy = "it is not saved; train with a lower learning rate"
+        require_finite(self.model.named_parameters(), "the reward model to save", remedy)
         with loading.quiet_transformers():
             self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)

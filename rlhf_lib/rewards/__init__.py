@@ -25,6 +25,7 @@ from rlhf_lib.rewards.formats import (
 )
 from rlhf_lib.rewards.functions import correctness_reward, reward_fn_char_count, score
 from rlhf_lib.rewards.shaping import language_consistency_reward, length_aware_reward, reft_reward
+from rlhf_lib.rewards.symbolic import require_math_verify, symbolic_correctness_reward, symbolic_match
 
 XML_REWARDS = (xml_correctness_reward, integer_reward, strict_format_reward, soft_format_reward, xml_count_reward)
 REWARDS: dict[str, Callable] = {
@@ -40,6 +41,7 @@ REWARDS: dict[str, Callable] = {
         language_consistency_reward,
     )
 }
+SYMBOLIC = "symbolic_correctness"  # not among REWARDS, since it needs the package math-verify
 
 __all__ = [
     "REWARDS",
@@ -55,6 +57,8 @@ __all__ = [
     "reward_fn_char_count",
     "same_answer",
     "score",
+    "symbolic_correctness_reward",
+    "symbolic_match",
     "text_of",
 ]
 
@@ -77,10 +81,15 @@ def reward_function(what: str | Callable) -> Callable:
         return function_in_file(what)
     if not isinstance(what, str):
         return usable(what, saved_name(what))
+    if what == SYMBOLIC:
+        require_math_verify()
+        return symbolic_correctness_reward
     if what not in REWARDS:
         is_code = names_code(what) or ":" in what
         own = "give the function itself, or CodeInFile(...)" if is_code else "or FILE.py:NAME, of your own"
-        raise InputError(f"rewards={what!r} is unknown; use NAME or NAME=WEIGHT with a name of {', '.join(REWARDS)}; {own}")
+        raise InputError(
+            f"rewards={what!r} is unknown; use NAME or NAME=WEIGHT with a name of {', '.join([*REWARDS, SYMBOLIC])}; {own}"
+        )
     return REWARDS[what]
 
 

@@ -2,18 +2,16 @@
 
 import json
 import os
-import pickle
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
+from rlhf_lib.args import InputError, RunArgs, comparable, from_file, require, to_json
+from rlhf_lib.files import append_whole, claim, write_atomically
+from rlhf_lib.runs import checkpoints
 
-from rlhf_lib.args import InputError, RunArgs, comparable, from_json, to_json
-from rlhf_lib.files import whole_file, write_atomically
-
-RESUMABLE = (
+RESUMABLE = (  # where and how a run is computed and watched: another one changes no number
     "output_dir",
     "resume",
     "device",
@@ -22,26 +20,43 @@ RESUMABLE = (
     "sampler_directory",
     "sampler_timeout",
     "save_every",
+    "save_model_every",
     "log_samples_every",
     "micro_batch_size",
     "checkpoint_activations",
+    "tracker",
     "use_wandb",
     "wandb_entity",
     "wandb_project_name",
 )
+CHANGEABLE = (  # what a run may go on with differently; each change is kept in changes.jsonl
+    "total_phases",
+    "epochs",
+    "budget",
+    "base_lr",
+    "head_lr",
+    "lr",
+    "final_scale",
+    "lr_decay",
+    "eval_every",
+    "keep_best",
+)
+Changes = dict[str, list[Any]]
+"""What a resumed run does differently, by name: [was, is]."""
 
 
 class RunDirectory:
     """args.json, metrics.jsonl, samples.jsonl, checkpoint.pt, curves.png, summary.json, and the model's own directory.
 
     Args:
-        path: the directory; created if missing.
-        args: the run's arguments; `claim` writes them.
+        path: the directory; created if missing, and locked against other processes until `release`.
+        args: the run's arguments; `write_args` writes them.
         resume: continue what is there; otherwise a directory that holds a run is refused.
         is_owner: whether this process writes here; of several only the first does.
 
     Raises:
-        InputError: not writable, holding another run, or on resume one with other arguments or none at all.
+        InputError: not writable, being written by another process, holding another run, or on resume one with other
+            arguments or none at all.
     """
 
     def __init__(self, path: str | os.PathLike, args: RunArgs, resume: bool = False, *, is_owner: bool = True):
@@ -49,59 +64,84 @@ class RunDirectory:
         self.args_file = self.path / "args.json"
         self.metrics_file = self.path / "metrics.jsonl"  # one JSON object a phase
         self.samples_file = self.path / "samples.jsonl"  # one JSON object a completion
-        self.checkpoint_file = self.path / "checkpoint.pt"  # all that --resume needs
+        self.checkpoint_file = self.path / checkpoints.NAME  # all that --resume needs
+        self.changes_file = self.path / "changes.jsonl"  # what it was resumed with
         self.model_dir = self.path / "model"  # an adapter in PEFT's format, or a Hugging Face directory
         self.summary_file = self.path / "summary.json"
         self.curves_file = self.path / "curves.png"
-        self.args = args
+        self.args, self.lock = args, None
+        self.changes: Changes = {}
         if is_owner:
-            self.require_usable(resume)
+            self.lock = claim(self.path)
+            try:
+                self.changes = self.require_usable(resume)
+            except BaseException:
+                self.release()
+                raise
 
-    def require_usable(self, resume: bool) -> None:
-        """Raise where the run cannot be written here."""
-        path, args = str(self.path), self.args
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe = self.path / f".write-test-{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise InputError(f"output_dir={path!r} cannot be written ({error.strerror}); choose another --output-dir") from None
-        if self.args_file.exists() and not resume:
-            raise InputError(f"output_dir={path!r} holds a run already; add --resume to continue it, or choose another")
+    def require_usable(self, resume: bool) -> Changes:
+        """What is different from the run that is there; raise where none can be written."""
+        path = str(self.path)
         if self.args_file.exists():
-            check_same_run(self.args_file, args)
-        elif resume:
-            raise InputError(f"output_dir={path!r} holds no run to resume; leave out --resume to start one")
+            require(resume, f"output_dir={path!r} holds a run already; add --resume to continue it, or choose another")
+            return check_same_run(self.args_file, self.args)
+        require(not resume, f"output_dir={path!r} holds no run to resume; leave out --resume to start one")
+        require(
+            not self.metrics_file.exists(),
+            f"output_dir={path!r} holds metrics.jsonl of a run whose args.json is missing; restore that, or choose another",
+        )
+        for left in (checkpoints.NAME, checkpoints.PREVIOUS):  # of a start that was killed before there was a run
+            (self.path / left).unlink(missing_ok=True)
+        return {}
 
-    def claim(self) -> None:
-        """Write args.json, which makes the directory hold a run."""
+    def write_args(self, phase: int = 0) -> None:
+        """Write args.json, which makes the directory hold a run; what changed after so many phases is kept as well."""
+        if self.changes:
+            append_json_lines(self.changes_file, [{"phase": phase, **self.changes}])
         write_atomically(self.args_file, to_json(self.args))
 
+    def release(self) -> None:
+        """Let other processes write here."""
+        if self.lock is not None:
+            self.lock.release()
 
-def check_same_run(args_file: Path, args: RunArgs) -> None:
-    """A run may only be resumed with the arguments it was started with."""
-    earlier = from_json(type(args), args_file.read_text(), str(args_file))
+
+def check_same_run(args_file: Path, args: RunArgs) -> Changes:
+    """What a run is resumed with that it was not started with, by name: [was, is].
+
+    Raises:
+        InputError: a run of another algorithm, or a change of what cannot change.
+    """
+    earlier = from_file(type(args), args_file)
     ours, theirs = comparable(args), comparable(earlier)
-    changed = [name for name in ours if ours[name] != theirs[name] and name not in RESUMABLE]
-    if changed:
-        listed = ", ".join(f"{name}={ours[name]!r} (was {theirs[name]!r})" for name in changed)
-        raise InputError(f"--resume with other arguments: {listed}; a run continues with its own, or starts anew elsewhere")
+    changed = {name: [theirs[name], ours[name]] for name in ours if ours[name] != theirs[name] and name not in RESUMABLE}
+    refused = ", ".join(f"{name}={new!r} (was {old!r})" for name, (old, new) in changed.items() if name not in CHANGEABLE)
+    allowed = ", ".join(name for name in CHANGEABLE if name in ours)
+    require(
+        not refused,
+        f"--resume with other arguments: {refused}; a run goes on with its own, of which {allowed} may change, or starts anew "
+        "elsewhere",
+    )
+    return changed
 
 
 def new_run_path(name: str, root: str = "runs") -> Path:
-    """A directory that does not exist yet, named for the run and the time."""
+    """A new, empty directory, named for the run and the time; of several processes that ask at once each gets its own."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path, count = Path(root) / f"{name}-{stamp}", 2
-    while path.exists():
-        path, count = Path(root) / f"{name}-{stamp}-{count}", count + 1
-    return path
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            path, count = Path(root) / f"{name}-{stamp}-{count}", count + 1
+        except OSError as error:
+            raise InputError(f"{root}/ cannot be written ({error.strerror}); give another place with --output-dir") from None
 
 
 def append_json_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Add one line a record."""
-    with open(file, "a") as handle:
-        handle.writelines(json.dumps(record) + "\n" for record in records)
+    """Add one line a record: all of them, or where the disk refuses none."""
+    append_whole(file, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
@@ -121,24 +161,3 @@ def keep_phases_below(file: Path, phase: int, write: bool = True) -> list[dict[s
     if write:
         write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
-
-
-def save_checkpoint(file: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint that is always whole."""
-    with whole_file(file) as handle:
-        torch.save(state, handle)
-
-
-def load_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint; only tensors and plain values are accepted."""
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist; the run was stopped before its first checkpoint, start it anew") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{file} is truncated or no checkpoint ({str(error).splitlines()[0][:80]}); restore it from a copy"
-        ) from None
-    if not isinstance(state, dict) or "next_phase" not in state:
-        raise InputError(f"{file} is not a checkpoint of rlhf_lib; give the output directory of a run")
-    return state

@@ -1,7 +1,6 @@
 """Metrics of a phase: collected anywhere by name, averaged at the phase's end; and the formulas that several trainers share."""
 
 import re
-import resource
 import sys
 import time
 from collections import defaultdict
@@ -56,6 +55,8 @@ def peak_memory_mb() -> float:
         peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         if peak:
             return int(peak[1]) * 1024 / 1e6
+    import resource  # not on Windows
+
     peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak_rss / (1e6 if sys.platform == "darwin" else 1e3)
 

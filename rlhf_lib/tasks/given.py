@@ -5,7 +5,7 @@ from typing import Any
 
 from rlhf_lib.args import InputError, PromptArgs, require
 from rlhf_lib.args.given import Conversation
-from rlhf_lib.rewards import answer_key, answers_match, correctness_reward, extract_answer
+from rlhf_lib.rewards import answer_key, correctness_reward, extract_answer
 from rlhf_lib.tasks.chat import render_chat
 from rlhf_lib.tasks.task import Prompts, Task
 
@@ -78,7 +78,7 @@ class GivenPromptsTask(Task):
         strange = next((answer for answer in answers if not isinstance(answer, (str, int, float))), None)
         if strange is not None:
             raise InputError(f"answer {strange!r:.60} is neither text nor number; name that column otherwise, such as target")
-        return [answers_match(text, str(answer)) for text, answer in zip(completions, answers, strict=True)]
+        return [self.matches(text, str(answer)) for text, answer in zip(completions, answers, strict=True)]
 
     def verdicts(self, prompts: Prompts, completions: list[str]) -> list[bool] | None:
         """Which completions give the right answer; None where the answers are neither texts nor numbers."""

@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Hashable
 
-from rlhf_lib.rewards import answer_key, answers_match, correctness_reward, extract_answer
+from rlhf_lib.rewards import answer_key, correctness_reward, extract_answer
+from rlhf_lib.rewards.answers import extract_tagged
 from rlhf_lib.tasks import pocket_text
 from rlhf_lib.tasks.task import Prompts, Task
 
@@ -49,7 +50,15 @@ class PocketTask(Task):
 
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""
-        return [answers_match(c, a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
+        return [self.matches(c, a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
+
+    def readings(self, prompts: Prompts, completions: list[str]) -> dict[str, list[bool]]:
+        """Every completion read three ways. well-formed: it has a closed <answer>. strict: the answer in it is right. lenient:
+        strict, or its last number is right, wherever it stands."""
+        pairs = list(zip(completions, prompts.columns["answer"], strict=True))
+        strict = [self.matches(c, a, "xml") for c, a in pairs]
+        lenient = [s or self.matches(c, a, "last") for s, (c, a) in zip(strict, pairs, strict=True)]
+        return {"strict": strict, "lenient": lenient, "well-formed": [extract_tagged(c) is not None for c in completions]}
 
     def style_of(self, completion: str) -> str:
         """Which of pocket_text.STYLES an answer begins in."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_lib.args import InputError, require
 from rlhf_lib.args.given import Conversation
-from rlhf_lib.rewards import score
+from rlhf_lib.rewards import answers_match, score, symbolic_correctness_reward, symbolic_match
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ class Task(ABC):
     def vote_of(self, completion: str) -> Hashable | None:
         """What the completion answers, equal for equal answers; None if nothing."""
         return None
+
+    @property
+    def matches(self) -> Callable[..., bool]:
+        """What judges an answer: symbolic_match where that is what is rewarded, so that evaluation sees what training sees."""
+        return symbolic_match if symbolic_correctness_reward in self.reward_fns else answers_match
 
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""

@@ -14,7 +14,7 @@ from rlhf_lib import parallel
 from rlhf_lib.args import InputError, PromptArgs, require
 from rlhf_lib.args.given import Conversation
 from rlhf_lib.models.lengths import is_far_too_long, last_tokens
-from rlhf_lib.rewards import XML_REWARDS, answer_key, answers_match, correctness_reward, extract_answer, parse_number
+from rlhf_lib.rewards import XML_REWARDS, answer_key, correctness_reward, extract_answer, parse_number
 from rlhf_lib.rewards.answers import extract_hashes, is_option
 from rlhf_lib.rewards.formats import is_well_formed
 from rlhf_lib.tasks.data_files import Reader, Row, load_splits, plain_text, text_in
@@ -192,7 +192,7 @@ class WordProblemTask(Task):
 
     def is_correct(self, prompts: Prompts, completions: list[str]) -> list[bool]:
         """Which completions give the right answer."""
-        return [answers_match(self.cut(c), a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
+        return [self.matches(self.cut(c), a) for c, a in zip(completions, prompts.columns["answer"], strict=True)]
 
     def readings(self, prompts: Prompts, completions: list[str]) -> dict[str, list[bool]]:
         """Every completion read three ways, as harnesses report them.
@@ -204,8 +204,8 @@ class WordProblemTask(Task):
         xml, texts, answers = self.args.prompt_style == "xml", [self.cut(c) for c in completions], prompts.columns["answer"]
         formed = [is_well_formed(text) if xml else extract_hashes(text) is not None for text in texts]
         place = "xml" if xml else "hashes"
-        strict = [f and answers_match(t, a, place) for f, t, a in zip(formed, texts, answers, strict=True)]
-        last = [answers_match(t, a, "letter" if is_option(a) else "last") for t, a in zip(texts, answers, strict=True)]
+        strict = [f and self.matches(t, a, place) for f, t, a in zip(formed, texts, answers, strict=True)]
+        last = [self.matches(t, a, "letter" if is_option(a) else "last") for t, a in zip(texts, answers, strict=True)]
         lenient = [s or right for s, right in zip(strict, last, strict=True)]
         return {"strict": strict, "lenient": lenient, "well-formed": formed}
 

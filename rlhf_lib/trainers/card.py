@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf_lib.args import PretrainArgs
 from rlhf_lib.evaluate import Evaluation, evaluate
+from rlhf_lib.files import write_atomically
 from rlhf_lib.models import BridgedTransformer
 from rlhf_lib.tasks import PocketTask
 from rlhf_lib.tasks.pocket_text import STYLES
@@ -110,6 +111,6 @@ def write_card(directory: Path, args: PretrainArgs, seconds: float) -> str:
         styles=styles,
         **{name: show(figure) for name, figure in figures.items() if isinstance(figure, dict) and "value" in figure},
     )
-    (directory / "card.json").write_text(json.dumps({**figures, "seconds": round(seconds)}, indent=2) + "\n")
-    (directory / "README.md").write_text(text)
+    write_atomically(directory / "card.json", json.dumps({**figures, "seconds": round(seconds)}, indent=2) + "\n")
+    write_atomically(directory / "README.md", text)
     return text

@@ -1,5 +1,6 @@
 """Proximal policy optimisation of a language model (Schulman et al. 2017; Ziegler et al. 2019; Stiennon et al. 2020)."""
 
+import time
 from typing import Any
 
 import torch
@@ -229,13 +230,16 @@ class RLHFTrainer(Trainer):
         """`critic_phases` rollouts of the policy as it is, from which the value head alone learns to predict returns.
 
         The learning rate is head_lr throughout; the metrics end up in the first phase's record, as critic_loss and
-        critic_explained_variance of the last rollout.
+        critic_explained_variance of the last rollout. The budget may end it early.
         """
         args = self.args
         if not args.critic_phases:
             return
         head = torch.optim.AdamW(self.model.get_value_head_params(), lr=args.head_lr, weight_decay=args.weight_decay)
+        started = time.perf_counter()
         for i in range(args.critic_phases):
+            if self.is_out_of_time(started):
+                break
             self.phase = -1 - i  # prompts of its own
             memory = self.rollout_phase()
             explained = explained_variance(memory.generated_values, memory.returns, memory.mask)

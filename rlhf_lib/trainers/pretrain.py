@@ -17,8 +17,10 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_lib.args import PretrainArgs
+from rlhf_lib.files import whole_files
+from rlhf_lib.finite import require_finite
 from rlhf_lib.models.loading import quiet_transformers, resolve_device
-from rlhf_lib.runs import RunDirectory, new_run_path
+from rlhf_lib.runs import RunDirectory
 from rlhf_lib.tasks import pocket_text
 
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
@@ -118,14 +120,18 @@ def weighted_loss(model: LlamaForCausalLM, ids: Tensor, weights: Tensor) -> Tens
     return (losses * weights[:, 1:].flatten()).sum()
 
 
-def pretrain(args: PretrainArgs) -> tuple[Path, float]:
-    """Train from nothing and save a Hugging Face directory; returns its path and the seconds that training took."""
+def pretrain(args: PretrainArgs, directory: Path) -> float:
+    """Train from nothing and save a Hugging Face directory; returns the seconds that training took.
+
+    Raises:
+        InputError: the directory holds a run already, or weights have become NaN or infinite, in which case nothing is saved.
+    """
+    run = RunDirectory(directory, args)
     torch.manual_seed(args.seed)
     tokenizer = build_tokenizer(seed=args.seed)
     model = build_model(args, tokenizer).to(resolve_device(args.device))
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=args.weight_decay)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
-    run = RunDirectory(args.output_dir or new_run_path("pocket"), args)
 
     started = time.perf_counter()
     progress = tqdm(draw_steps(args, tokenizer), total=args.steps, desc="pretrain", mininterval=5)
@@ -142,8 +148,9 @@ def pretrain(args: PretrainArgs) -> tuple[Path, float]:
         if step % 10 == 0:
             progress.set_postfix(loss=f"{loss:.3f}")
     seconds = time.perf_counter() - started
-    with quiet_transformers():
-        model.save_pretrained(run.path)
-    tokenizer.save_pretrained(run.path)
-    run.claim()
-    return run.path, seconds
+    require_finite(model.named_parameters(), "the trained model", "nothing is saved; train with a lower lr")
+    with whole_files(directory) as new, quiet_transformers():
+        model.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+    run.write_args()
+    return seconds

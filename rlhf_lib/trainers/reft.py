@@ -8,6 +8,7 @@ import torch
 
 from rlhf_lib.advantages import compute_gae, compute_token_rewards
 from rlhf_lib.args import ReftArgs
+from rlhf_lib.finite import require_finite
 from rlhf_lib.memory import ReplayMemory
 from rlhf_lib.models import TransformerWithValueHead
 from rlhf_lib.models.loading import padding_id
@@ -52,13 +53,12 @@ class ReftTrainer(RLHFTrainer):
         optimizer = get_supervised_optimizer(
             model.get_base_model_trainable_params(), args.warmup_lr, args.weight_decay, args.optimizer
         )
-        started = time.perf_counter()
-        for epoch in range(args.warmup_epochs):
-            seed = random.Random(f"{args.seed}-{epoch}").getrandbits(32)
-            for batch in minibatches(examples, args.warmup_batch_size, padding_id(model.tokenizer), seed):
-                if self.is_out_of_time(started):
-                    return
-                supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
+        seeds = [random.Random(f"{args.seed}-{epoch}").getrandbits(32) for epoch in range(args.warmup_epochs)]
+        pad = padding_id(model.tokenizer)
+        batches = (batch for seed in seeds for batch in minibatches(examples, args.warmup_batch_size, pad, seed))
+        for batch in self.within_budget("warmup_updates", batches):
+            supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
+        require_finite(model.named_parameters(), "the model after the warm-up", "lower warmup_lr, or set warmup_epochs to 0")
 
     def rollout_phase(self) -> ReplayMemory:
         """Sample and reward completions, pay the KL out of every token's reward, and turn that into advantages and returns.

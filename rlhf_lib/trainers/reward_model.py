@@ -4,8 +4,9 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,24 @@ Pair = tuple[Judged, Judged]
 """The better one, the worse one."""
 
 
-def sample_judged(policy: Any, task: Task, prompts: Prompts, args: RewardModelArgs) -> list[Judged]:
+def sample_judged(
+    policy: Any, task: Task, prompts: Prompts, args: RewardModelArgs, within_budget: Callable[[Iterable[int]], Iterable[int]]
+) -> list[Judged]:
     """`args.samples` completions of every prompt with their scores, and the data set's own solution if that is asked for.
 
-    A score is right or wrong; of kind regression it is the task's reward. Completions of one prompt are consecutive.
+    A score is right or wrong; of kind regression it is the task's reward. Completions of one prompt are consecutive. Where
+    `within_budget` ends the sampling, prompts without all of their completions are left out.
     """
     repeated, completions, ids = prompts.repeat(args.samples), [], []
-    for start in range(0, len(repeated), 128):
-        part = repeated.slice(start, start + 128)
+    at_once = max(128, args.samples)
+    for start in within_budget(range(0, len(repeated), at_once)):
+        part = repeated.slice(start, start + at_once)
         sampled = rollout(policy, part.prompts, args.gen_len, temperature=args.temperature, prepend_bos=args.prepend_bos)
         completions += [task.cut(completion) for completion in sampled.completions]
         ids += sampled.completion_ids
+    prompts = prompts.slice(0, len(completions) // args.samples)
+    repeated = prompts.repeat(args.samples)
+    completions, ids = completions[: len(repeated)], ids[: len(repeated)]
     if args.with_solutions:
         size, solutions = args.samples, prompts.columns["solution"]
         groups = [[*completions[i * size : (i + 1) * size], solution] for i, solution in enumerate(solutions)]
@@ -85,25 +93,29 @@ def read_comparisons(file: str, kind: str, reader: Reader | None = None) -> list
     path, reader = Path(file).expanduser(), reader or Reader()
     if not path.is_file() or format_of(path) is None:
         raise InputError(f"comparisons={file!r} is not a file of rows prompt, chosen, rejected; give {', '.join(FORMATS)}")
-    read, needed = read_judged, "prompt, completion, score"
+    read, needed = read_judged, ("prompt", "completion", "score")
     if kind == "bradley-terry":
-        read, needed = read_pair, "prompt, chosen, rejected"
+        read, needed = read_pair, ("prompt", "chosen", "rejected")
     found = []
     for row in read_file(path, reader):
+        missing = [name for name in needed if name not in row]
         try:
+            if missing:
+                raise ValueError(f"lacks {', '.join(missing)}")
             found.append(read(row))
         except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else f"cannot be read ({error})"
-            reader.refuse(row.origin, f"{what}; kind={kind} reads {needed}: texts or lists of messages, and scores as numbers")
+            rule = f"kind={kind} reads {', '.join(needed)}: texts or lists of messages, and scores as numbers"
+            reader.refuse(row.origin, f"{f'a message lacks {error}' if isinstance(error, KeyError) else error}; {rule}")
     if reader.report is not None:
         print(visible(f"comparisons={file!r}: {reader.report}"), file=sys.stderr)
     return found
 
 
 def said_in(row: Mapping[str, Any], column: str, read: Callable[[Any], str]) -> str:
-    """What a column says, plain or conversational."""
+    """What a column says, plain or conversational; a completion may say nothing."""
     text = read(row[column])
-    plain_text(text, column)
+    if text or column == "prompt":
+        plain_text(text, column)
     return text
 
 
@@ -157,6 +169,15 @@ class RewardModelTrainer(Trainer):
         """Rows of an epoch."""
         return len(self.train_rows)
 
+    def samples_after(self, phase: int) -> int:
+        """Rows that the run has learned from, of a cut epoch the updates that it had."""
+        return self.examples_after(phase, self.args.batch_size)
+
+    @torch.no_grad()
+    def outputs_of_a_few_tokens(self) -> list[Tensor]:
+        """The score of a short text."""
+        return [self.model.score(["1"], ["1"])]
+
     def rows(self) -> tuple[list, list]:
         """Training and held-out rows, which share no question."""
         args = self.args
@@ -166,8 +187,8 @@ class RewardModelTrainer(Trainer):
             questions = [question_of(row) for row in found]
         else:
             prompts = self.task.worked(args.problems)
-            questions = prompts.columns.get("question", prompts.prompts)
-            judged = sample_judged(self.policy, self.task, prompts, args)
+            judged = sample_judged(self.policy, self.task, prompts, args, partial(self.within_budget, "sampled_batches"))
+            questions = [row.question for row in judged]
             group_size = args.samples + args.with_solutions
             found = pairs_of(judged, group_size) if args.kind == "bradley-terry" else judged
             del self._policy
@@ -200,12 +221,13 @@ class RewardModelTrainer(Trainer):
         return calc_verifier_loss(self.scores(rows), targets > 0)
 
     def learning_phase(self) -> None:
-        """One epoch; dropout is at work, if the model has any."""
+        """One epoch, or what the budget has left of it; dropout is at work, if the model has any."""
         args, order = self.args, list(range(len(self.train_rows)))
         random.Random(1000 * args.seed + self.phase).shuffle(order)
+        starts = range(0, len(order), args.batch_size)
         self.model.train()
         with self.metrics.timed("train"):
-            for start in range(0, len(order), args.batch_size):
+            for start in self.rest_of_epoch(starts, len(starts)):
                 loss = self.loss([self.train_rows[i] for i in order[start : start + args.batch_size]])
                 self.optimizer.zero_grad()
                 loss.backward()
@@ -215,8 +237,6 @@ class RewardModelTrainer(Trainer):
                 self.scheduler.step()
                 self.step += 1
                 self.log(loss=loss, grad_norm=norm)
-                if self.is_out_of_time(0.0):
-                    break
         self.model.eval()
         judged = self.measure()["judged"]
         self.log(held_out_judged=None if judged is None else judged.value)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from rlhf_lib.args import InputError, SftArgs
+from rlhf_lib.files import whole_files
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora
 from rlhf_lib.models.lengths import is_far_too_long
 from rlhf_lib.models.loading import padding_id
@@ -18,6 +19,7 @@ from rlhf_lib.rollouts import end_ids_of, rollout
 from rlhf_lib.runs import Run
 from rlhf_lib.supervised import SupervisedBatch, calc_sft_loss, collate_examples, encode_example
 from rlhf_lib.tasks import Prompts, Task, task_of
+from rlhf_lib.terminal import visible
 from rlhf_lib.trainers.trainer import Trainer, go_on_from
 
 Example = tuple[list[int], list[int]]
@@ -104,6 +106,10 @@ class SftTrainer(Trainer):
         """Examples of an epoch."""
         return len(self.examples)
 
+    def samples_after(self, phase: int) -> int:
+        """Examples that the run has learned from, of a cut epoch the updates that it had."""
+        return self.examples_after(phase, self.args.batch_size)
+
     def training_prompts(self) -> Prompts:
         """The first training problems with the solutions to learn."""
         args = self.args
@@ -112,40 +118,38 @@ class SftTrainer(Trainer):
 
     def with_own_solutions(self, prompts: Prompts) -> Prompts:
         """Offline self-training: the first model's own right solutions of every prompt, each different one once."""
-        args, found = self.args, []
-        repeated, started = prompts.repeat(args.self_samples), time.perf_counter()
-        for start in range(0, len(repeated), 128):
-            if self.is_out_of_time(started):
-                break
+        args, found, sampled_count = self.args, [], 0
+        repeated = prompts.repeat(args.self_samples)
+        for start in self.within_budget("self_sampled_batches", range(0, len(repeated), 128)):
             part = repeated.slice(start, start + 128)
             sampled = rollout(
                 self.model, part.prompts, args.gen_len, temperature=args.temperature, prepend_bos=args.prepend_bos
             )
             right = self.task.is_correct(part, sampled.completions)
+            sampled_count += len(part)
             rows = zip(part.prompts, sampled.completions, right, strict=True)
             found += [(prompt, self.task.cut(completion)) for prompt, completion, is_right in rows if is_right]
         own = list(dict.fromkeys(found))
-        self.findings.update(own_solutions=len(own), own_right_share=len(found) / len(repeated))
+        self.findings.update(own_solutions=len(own), own_right_share=len(found) / sampled_count)
         given = list(zip(prompts.prompts, prompts.columns["solution"], strict=True)) if args.keep_solutions else []
         rows = given + own
         if not rows:
             raise InputError(
-                f"none of {len(repeated)} sampled solutions is right, so there is nothing to train on; set keep_solutions, or "
+                f"none of {sampled_count} sampled solutions is right, so there is nothing to train on; set keep_solutions, or "
                 "sample more"
             )
         return Prompts([prompt for prompt, _ in rows], {"solution": [solution for _, solution in rows]})
 
     def learning_phase(self) -> None:
-        """One epoch."""
+        """One epoch, or what the budget has left of it."""
         args, pad = self.args, padding_id(self.model.tokenizer)
+        batches = minibatches(self.examples, args.batch_size, pad, seed=1000 * args.seed + self.phase)
         with self.metrics.timed("train"):
-            for batch in minibatches(self.examples, args.batch_size, pad, seed=1000 * args.seed + self.phase):
+            for batch in self.rest_of_epoch(batches, -(-len(self.examples) // args.batch_size)):
                 loss, norm = supervised_step(self.model, batch, self.optimizer, args.max_grad_norm, self.stop_if_diverged)
                 self.scheduler.step()
                 self.step += 1
                 self.log(loss=loss, grad_norm=norm)
-                if self.is_out_of_time(0.0):
-                    break
 
     def train(self) -> dict[str, Any]:
         """Run all epochs; with adapters the merged model is saved too, in merged/: what RL is to start from.
@@ -157,7 +161,11 @@ class SftTrainer(Trainer):
             run.say(f"{self.findings['examples_left_out']} examples left out: longer than longest or the model's context")
         for self.phase in run.phases():
             self.learning_phase()
+        has_merged = isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit"
+        if has_merged:
+            with whole_files(run.directory.path / "merged") as new:
+                self.model.save_merged(new)
         summary = run.finish()
-        if isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit":
-            print(f"Merged with its base model, for --base-model: {self.model.save_merged(run.directory.path / 'merged')}")
+        if has_merged:
+            print(visible(f"Merged with its base model, for --base-model: {run.directory.path / 'merged'}"))
         return summary

@@ -2,10 +2,11 @@
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,15 +18,12 @@ from rlhf_lib.engine import PassOptions
 from rlhf_lib.evaluate import Accuracy, evaluate
 from rlhf_lib.models import base_of_adapter
 from rlhf_lib.models.policies import HEAD_FILE
-from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory
+from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory, TrainingDiverged, about_checkpoint, require_tracker
 from rlhf_lib.tasks import Task
 
+Step = TypeVar("Step")
 SAMPLER_GAP = 0.02  # mean nats a token, in float32, over which sampler and trainer are not one model
 COARSE_SAMPLER_GAP = 0.5  # in other number formats, where merged weights are rounded, and of other samplers
-
-
-class TrainingDiverged(InputError):
-    """The objective or its gradient is no longer a finite number; the last checkpoint is from before."""
 
 
 def go_on_from(cls: Any, args: Any, **options: Any) -> Any:
@@ -82,6 +80,10 @@ class Trainer(ABC):
     """What surrounds the training, once it has begun."""
     seconds_before_run = 0.0
     """Seconds of training or sampling that building the trainer took: they count as training time."""
+    updates_of_cut_phase = 0
+    """Updates that the budget left of the last phase, which a resumed run goes on behind; 0 after a whole phase."""
+    directory: RunDirectory | None = None
+    """The run's directory, where the arguments name one: this process's from here on."""
 
     @abstractmethod
     def make_task(self) -> Task:
@@ -105,6 +107,11 @@ class Trainer(ABC):
     @cached_property
     def findings(self) -> dict[str, Any]:
         """What the run's summary is to tell besides."""
+        return {}
+
+    @cached_property
+    def prepared(self) -> dict[str, int]:
+        """How many steps each part of the preparation took, by name; on resume, those of the run that goes on."""
         return {}
 
     @property
@@ -137,10 +144,56 @@ class Trainer(ABC):
         is_spent = self.run.budget_is_spent if self.run is not None else time.perf_counter() - started >= budget
         return parallel.agree(is_spent)
 
+    def samples_after(self, phase: int) -> int:
+        """Completions or examples that the run has learned from when a phase, counted from 0, has ended."""
+        return (phase + 1) * self.samples_per_phase
+
+    def within_budget(self, name: str, steps: Iterable[Step]) -> Iterator[Step]:
+        """The steps of a preparation for which there is time, at least one; on resume, as many as there were then.
+
+        What they make is the same each time but for their number, which goes into the checkpoint.
+        """
+        started, had = time.perf_counter(), self.prepared.get(name)
+        for count, step in enumerate(steps):
+            if count and (count == had if had is not None else self.is_out_of_time(started)):
+                return
+            yield step
+            self.prepared[name] = max(count + 1, had or 0)
+
+    def rest_of_epoch(self, batches: Iterable[Step], count: int) -> Iterator[Step]:
+        """The epoch's batches behind those that the run had before it was resumed, until the budget is spent.
+
+        At least one; `count` is how many a whole epoch has.
+        """
+        had, self.updates_of_cut_phase = self.updates_of_cut_phase, 0
+        for done, batch in enumerate(batches, start=1):
+            if done <= had:
+                continue
+            yield batch
+            if done < count and self.is_out_of_time(0.0):
+                self.updates_of_cut_phase = done
+                return
+
+    def examples_after(self, phase: int, batch_size: int) -> int:
+        """`samples_after` of trainers whose phase is an epoch of batches."""
+        cut = self.updates_of_cut_phase
+        return phase * self.samples_per_phase + (cut * batch_size if cut else self.samples_per_phase)
+
     def check_directory(self) -> None:
-        """Fail now, not after minutes of preparation, where the run's directory cannot be used."""
-        if self.args.output_dir is not None and parallel.is_first():
-            RunDirectory(self.args.output_dir, self.args, self.args.resume)
+        """Fail now, not after minutes of preparation, where the run's directory or tracker cannot be used."""
+        args = self.args
+        require_tracker(args)
+        if args.output_dir is not None and parallel.is_first():
+            self.directory = RunDirectory(args.output_dir, args, args.resume)
+        if args.output_dir is not None and args.resume:
+            self.prepared.update(about_checkpoint(Path(args.output_dir)).get("prepared", {}))
+
+    @torch.no_grad()
+    def outputs_of_a_few_tokens(self) -> list[Tensor]:
+        """What the model computes of some tokens, whichever: NaN or infinity there means that it is broken."""
+        ids = torch.arange(8, device=self.model.device)[None]
+        outputs = self.model.forward_with_value_head(ids)
+        return [output for output in outputs if output is not None]
 
     def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
         """Raise before an update that would fill the weights with NaN."""

@@ -10,7 +10,7 @@ import rlhf_lib
 ROOT = Path(rlhf_lib.__file__).parent
 ORDER = [  # floor by floor, from the ground up; a module may import what stands before it
     ["args"],
-    ["recipes", "files", "machine", "parallel", "terminal"],
+    ["recipes", "files", "finite", "machine", "parallel", "signals", "terminal"],
     ["engine"],
     ["objectives", "preferences", "supervised"],
     ["advantages"],

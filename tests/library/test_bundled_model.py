@@ -106,8 +106,9 @@ def test_no_held_out_program_is_in_the_pretraining_text():
 
 def test_pretraining_runs_and_learns(tmp_path):
     """Thirty steps of a tiny model: the loss falls, and a directory that loads, with a card, is left."""
-    args = PretrainArgs(steps=30, batch_size=12, width=32, layers=2, heads=2, device="cpu", output_dir=str(tmp_path / "m"))
-    directory, seconds = pretrain.pretrain(args)
+    args = PretrainArgs(steps=30, batch_size=12, width=32, layers=2, heads=2, device="cpu")
+    directory = tmp_path / "m"
+    seconds = pretrain.pretrain(args, directory)
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory)

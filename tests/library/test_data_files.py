@@ -294,8 +294,9 @@ BAD_PAIRS = [
     None,
     "a",
     [1],
-    *({**PAIR, name: value} for name in PAIR for value in (None, "", 3, [], {}, [{"role": "user"}], [3])),
+    *({**PAIR, name: value} for name in PAIR for value in (None, 3, {}, [{"role": "assistant"}], [3])),
 ]
+BAD_PAIRS += [{**PAIR, "prompt": ""}, {**PAIR, "prompt": []}, {**PAIR, "chosen": "half \ud800"}]
 BAD_PAIRS += [{k: v for k, v in PAIR.items() if k != name} for name in PAIR]
 
 

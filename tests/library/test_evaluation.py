@@ -136,6 +136,9 @@ def test_tables_over_seeds():
     found = tables(outcomes, CompareArgs(methods=("few-shot", "sft"), seeds=2))
     assert "80.0 (70.0 to 90.0)" in found["accuracy"]
     assert "few-shot" in found["accuracy"]
+    assert found["accuracy"].startswith("| method   | greedy, %")
+    assert "strict, %" in found["accuracy"]
+    assert "lenient, %" in found["accuracy"]
     assert "few-shot" not in found["efficiency"]
     assert "16, 1 of 2 seeds" in found["efficiency"]
     assert "10.00" in found["stability"]

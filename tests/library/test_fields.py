@@ -46,6 +46,7 @@ ZERO_IS_ALLOWED = {  # what 0 means in each
     "early_reasoning_share": "none",
     "late_reasoning_share": "none",
     "target": "reached at once",
+    "save_model_every": "none is kept",
 }
 ZERO_IS_ALLOWED_IN = {
     ("EvalArgs", "samples"),

@@ -189,7 +189,7 @@ def test_self_training_learns_from_right_completions_alone(make):
 
 def test_critic_pretraining_changes_the_head_alone_and_helps_it(make, tmp_path):
     trainer = make(
-        "ppo", task="pocket", base_model="pocket", gen_len=30, batch_size=48, critic_phases=3, total_phases=3, budget=0.01
+        "ppo", task="pocket", base_model="pocket", gen_len=30, batch_size=48, critic_phases=3, total_phases=1, warmup_steps=0
     )
     base = [p.detach().clone() for p in trainer.model.base_model_params()]
     head = [p.detach().clone() for p in trainer.model.get_value_head_params()]
@@ -229,7 +229,7 @@ def test_a_budget_ends_an_epoch_and_what_comes_before_it(tmp_path):
     resumed.train()
     assert resumed.step == 1
     sampled = sft(tmp_path, problems=400, self_samples=8, budget=0.01, gen_len=8, output_dir=str(tmp_path / "other"))
-    assert sampled.findings["own_right_share"] < 128 / 3200 + 1e-9
+    assert sampled.prepared == {"self_sampled_batches": 1}
 
 
 def test_a_used_directory_is_refused_before_any_work(word_problems, tmp_path, monkeypatch):

@@ -107,7 +107,7 @@ def test_comparisons_from_a_file(roberta_dir, tmp_path):
     talk = {"prompt": [{"role": "user", "content": "q?"}], "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}
     better, worse = read_pair(talk)
     assert (better, worse) == (Judged("q?", "a", 1.0), Judged("q?", "b", 0.0))
-    with pytest.raises(InputError, match=r"row 1 of .* lacks completion, score"):
+    with pytest.raises(InputError, match=r"line 1 of .*: lacks completion, score"):
         RewardModelTrainer(RewardModelArgs(kind="regression", **common, **options(tmp_path / "other")))
 
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from rlhf_lib.runs.directory import append_json_lines, keep_phases_below, new_run_path, read_json_lines, write_atomically
+from rlhf_lib.files import write_atomically
+from rlhf_lib.runs.directory import append_json_lines, keep_phases_below, new_run_path, read_json_lines
 from rlhf_lib.runs.metrics import PhaseMetrics, explained_variance, group_metrics, ratio_metrics, rollout_metrics
 from rlhf_lib.runs.plots import plot_curves
-from rlhf_lib.runs.run import one_line, sample_table
+from rlhf_lib.runs.summary import one_line, sample_table
 from rlhf_lib.runs.warnings import SIGNATURES, failure_signatures
 
 
@@ -112,11 +113,9 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 
 
 def test_new_run_paths_never_collide(tmp_path):
-    paths = []
-    for _ in range(3):
-        paths.append(new_run_path("x", str(tmp_path)))
-        paths[-1].mkdir(parents=True)
-    assert len(set(paths)) == 3
+    paths = {new_run_path("x", str(tmp_path)) for _ in range(3)}
+    assert len(paths) == 3
+    assert all(path.is_dir() for path in paths)
 
 
 def test_curves_are_drawn_from_whatever_there_is(tmp_path):

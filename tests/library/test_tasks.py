@@ -8,7 +8,7 @@ import torch
 
 from rlhf_lib.args import InputError
 from rlhf_lib.evaluate import Accuracy
-from rlhf_lib.tasks import PocketTask, make_task, pocket_text
+from rlhf_lib.tasks import PocketTask, Prompts, make_task, pocket_text
 
 
 def drawn(split, seed, count=3000):
@@ -124,3 +124,19 @@ def test_wilson_interval(correct, count, low, high):
     assert got.value == correct / count
     assert got.low == pytest.approx(low, abs=1e-4)
     assert got.high == pytest.approx(high, abs=1e-4)
+
+
+def test_readings_of_pocket():
+    completions = [
+        "<answer>7</answer>",
+        "<reasoning>3+4=7</reasoning><answer>8</answer> or 7",
+        "Anna has 7.",
+        "",
+        "7 <answer>8</answer>",
+    ]
+    readings = PocketTask().readings(Prompts(["?"] * 5, {"answer": ["7"] * 5}), completions)
+    assert readings == {
+        "strict": [True, False, False, False, False],
+        "lenient": [True, True, True, False, False],
+        "well-formed": [True, True, False, False, True],
+    }
