@@ -12,6 +12,7 @@ from typing import Any
 from rlhf_lib import args as arguments
 from rlhf_lib.args import InputError
 from rlhf_lib.args.code import fault_in_file, from_word
+from rlhf_lib.args.weights import load_code
 from rlhf_lib.files import CannotWrite, whole_files, writing_in
 from rlhf_lib.machine import fault_of_machine
 from rlhf_lib.recipes import RECIPES, parse, recipe_file
@@ -90,6 +91,13 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
     return arguments.from_file(kind, file)
 
 
+def parse_and_load(kind: type, words: list[str], prog: str, default: Any) -> Any:
+    """Arguments from words; files of code that they name are imported now, and not once the model is there."""
+    args = parse(kind, words, prog, default)
+    load_code(args)
+    return args
+
+
 def without(rest: list[str], name: str) -> list[str]:
     """The words without --name VALUE or --name=VALUE."""
     kept, skip = [], False
@@ -113,7 +121,7 @@ def train(rest: list[str]) -> int:
         return 0 if rest and rest[0] in ("-h", "--help") else 2
     algorithm, rest = rest[0], rest[1:]
     default = starting_values(algorithm, rest)
-    args = parse(ALGORITHMS[algorithm], without(rest, "--recipe"), f"rlhf train {algorithm}", default)
+    args = parse_and_load(ALGORITHMS[algorithm], without(rest, "--recipe"), f"rlhf train {algorithm}", default)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         args = as_one_of_several(algorithm, args)
@@ -184,7 +192,7 @@ def held_out_of(task: Any, *asked: Any) -> Any:
 
 def sample(rest: list[str]) -> int:
     """rlhf sample ..."""
-    args = parse(arguments.SampleArgs, rest, "rlhf sample", from_run(arguments.SampleArgs, rest))
+    args = parse_and_load(arguments.SampleArgs, rest, "rlhf sample", from_run(arguments.SampleArgs, rest))
 
     import torch
 
@@ -213,7 +221,7 @@ def sample(rest: list[str]) -> int:
 
 def evaluate(rest: list[str]) -> int:
     """rlhf eval ..."""
-    args = parse(arguments.EvalArgs, rest, "rlhf eval", from_run(arguments.EvalArgs, rest))
+    args = parse_and_load(arguments.EvalArgs, rest, "rlhf eval", from_run(arguments.EvalArgs, rest))
 
     with writing_in(args.output_dir) if args.output_dir else nullcontext():
         return judge(args)
@@ -277,7 +285,9 @@ def compare(rest: list[str]) -> int:
     methods = option(rest, "--methods")
     if methods and "," in methods:
         rest = [*without(rest, "--methods"), "--methods", *methods.split(",")]
-    args = parse(arguments.CompareArgs, rest, "rlhf compare", arguments.CompareArgs(**with_room(option(rest, "--task"))))
+    args = parse_and_load(
+        arguments.CompareArgs, rest, "rlhf compare", arguments.CompareArgs(**with_room(option(rest, "--task")))
+    )
 
     from rlhf_lib.compare import compare as run_all
 

@@ -62,4 +62,16 @@ def require_rewards(rewards: Any) -> None:
         split_weight(entry)
 
 
-__all__ = ["CodeInFile", "Reward", "require_rewards", "reward_text", "split_weight"]
+def load_code(args: Any) -> None:
+    """Import the files of code that arguments name, so that what is wrong with them is told at once.
+
+    Raises:
+        InputError: see CodeInFile.load.
+    """
+    rewards = [split_weight(entry)[0] for entry in getattr(args, "rewards", ())]
+    for value in (getattr(args, "task", None), getattr(args, "reward_fn", None), *rewards):
+        if isinstance(value, CodeInFile):
+            value.load()
+
+
+__all__ = ["CodeInFile", "Reward", "load_code", "require_rewards", "reward_text", "split_weight"]

@@ -305,6 +305,20 @@ def test_words_that_name_no_function(word, message, folder):
         choose_rewards(parse(GrpoArgs, ["--rewards", word], "rlhf").rewards)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["train", "grpo", f"--{field}", "no.py:f"] for field in ("rewards", "task", "reward-fn")),
+        *([command, "--task", "no.py:f"] for command in ("sample", "eval", "compare")),
+    ],
+    ids=" ".join,
+)
+def test_a_file_is_looked_at_before_the_model_is(words, folder, run):
+    status, said = run(*words, "--base-model", "/no/such/model")
+    assert status == 2
+    assert said.startswith("rlhf: no.py cannot be read")
+
+
 def test_a_file_imports_its_neighbours_now_and_later(folder):
     place = folder / "deeper"
     place.mkdir()
