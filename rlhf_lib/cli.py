@@ -141,20 +141,18 @@ def as_one_of_several(algorithm: str, args: Any) -> Any:
     return replace(args, device=parallel.start(args.device))
 
 
-def load_model(args: arguments.ModelArgs) -> Any:
-    """The model that --run, or --base-model with --adapter, names; of a run it is said from which phase it is."""
+def load_model(args: arguments.ModelArgs) -> tuple[Any, str]:
+    """The model that --run, or --base-model with --adapter, names, and what to call it: of a run, from which phase it is."""
     from rlhf_lib.models import BridgedTransformer, TransformerWithLora
     from rlhf_lib.runs import policy_of_run
 
     options = {"device": args.device, "dtype": args.dtype}
     if args.adapter is not None:
         base = None if args.base_model == arguments.default_of(args, "base_model") else args.base_model
-        return TransformerWithLora.from_adapter(args.adapter, base, **options)
+        return TransformerWithLora.from_adapter(args.adapter, base, **options), args.adapter
     if args.run is None:
-        return BridgedTransformer(args.base_model, **options)
-    model, told = policy_of_run(args.run, args.which, **options)
-    print(visible(told))
-    return model
+        return BridgedTransformer(args.base_model, **options), args.base_model
+    return policy_of_run(args.run, args.which, **options)
 
 
 def with_room(task: str | None) -> dict[str, int]:
@@ -200,7 +198,8 @@ def sample(rest: list[str]) -> int:
     from rlhf_lib.rollouts import rollout
     from rlhf_lib.tasks import task_of
 
-    model = load_model(args)
+    model, told = load_model(args)
+    print(visible(told))
     if args.prompt is not None:
         prompts = [args.prompt] * args.count
     else:
@@ -236,7 +235,7 @@ def judge(args: arguments.EvalArgs) -> int:
     from rlhf_lib.models.reward_model import RewardModel
     from rlhf_lib.tasks import WordProblemTask, task_of
 
-    model = load_model(args)
+    model, name = load_model(args)
     task = task_of(args, model, args.gen_len)
     prompts = held_out_of(task, args.problems, args.few_shot, args.style if args.few_shot else None)
     options = {"gen_len": args.gen_len, "batch_size": args.batch_size, "seed": args.seed, "prepend_bos": args.prepend_bos}
@@ -247,7 +246,7 @@ def judge(args: arguments.EvalArgs) -> int:
         temperature = {"temperature": args.temperature, "reward_model": verifier}
         sampled = evaluate_samples(model, task, prompts, args.samples, **temperature, **options)
         table += sampled.table()
-    title = f"{args.run or args.adapter or args.base_model} on {len(prompts)} held-out problems of {args.task}"
+    title = f"{name}, on {len(prompts)} held-out problems of {args.task}"
     title += f" (prompt style {args.prompt_style}, few-shot {args.few_shot}, gen_len {args.gen_len})"
     print(visible(title) + f"\n\n{results_table(table)}\n")
     for style, (share, accuracy) in greedy.by_style().items():

@@ -53,8 +53,7 @@ def test_a_run_under_way_has_its_directory_alone(tmp_path):
     process = start_training(run)
     try:
         wait_for_phases(run, 2, process)
-        for more in ([], ["--resume"]):
-            second = start_training(run, *more)
+        for second in [start_training(run), start_training(run, "--resume")]:
             said, _ = second.communicate(timeout=120)
             assert second.returncode == 2, said
             assert f"is being written by process {process.pid}" in said
