@@ -200,9 +200,11 @@ def read_reference(reference: str) -> str:
 
 
 def is_literal(completion: str, reference: str) -> bool:
-    """Whether a completion is the reference letter by letter, with #### before it or without."""
+    """Whether a completion is the reference letter by letter, with #### before it or without; space around it aside."""
     text, whole = completion.strip(), reference.strip()
-    return whole != "" and whole in (text, text.removeprefix("####").strip())
+    if not whole:
+        return reference != "" and completion == f"#### {reference}"
+    return whole in (text, text.removeprefix("####").strip())
 
 
 def answers_match(completion: str, reference: str, convention: str = "any") -> bool:
