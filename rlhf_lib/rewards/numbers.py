@@ -131,8 +131,8 @@ def is_before(text: str, sign: str) -> bool:
     words = WORDS.findall(text.casefold())
     if not BEFORE.fullmatch(text) or (words and sign.endswith(" ")):
         return False
-    if words and text[-1].isalpha():
-        return not sign and words[-1] in CODES and len(words) == 1
+    if words and text[-1].isalpha() and (sign or words[-1] not in CODES):
+        return False
     called = text.endswith("(") and text[-2:-1].isalpha()
     lone = (len(word) == 1 and word.isascii() and word not in "ai" for word in words)
     return not called and not any(lone) and not NO_UNITS & set(words) and not (words and words[-1] in LABELS)
