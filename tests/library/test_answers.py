@@ -16,7 +16,8 @@ from rlhf_lib.tasks import Prompts, Task
 
 WRITTEN = {  # number: ways to write it
     "18": (
-        "18", "18.", "18.0", "$18.00", "18 dollars", "18 dollars.", "€18", "18 €", "18€", "£18.00", "US$18", "USD 18", "USD18", "It costs USD18.",
+        "18", "18.", "18.0", "$18.00", "18 dollars", "18 dollars.", "€18", "18 €", "18€", "£18.00", "US$18",
+        "USD 18", "USD18", "It costs USD18.",
         "18 USD", "¥18",
         "Rs. 18", "Rs.18", "18%", r"18\%", "18 percent", "18 eggs", "18 square feet", "18 km/h", "18 miles per hour",
         "18 cm^2", "18 m²",
