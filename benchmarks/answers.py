@@ -35,6 +35,7 @@ TEXTS = {
     "</reasoning><answer> repeated": "<reasoning>" + "</reasoning><answer>" * 10**5,
     "the same, with lines": "<reasoning>\n" + "\n</reasoning>\n<answer>\n" * 10**5,
     "( repeated": "( " * 10**5,
+    "words that may end anywhere": "<answer>" + "a.b'" * 40 + "^ 5</answer>",
     "1 000 run together": "1 000 " * 10**5,
     "\\frac{1 repeated": "\\frac{1" * 10**5,
     "2 + repeated": "2 + " * 10**5,

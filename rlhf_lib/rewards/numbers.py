@@ -88,9 +88,10 @@ PRINTED = re.compile(  # a number in a text that is plain
 LETTER = r"[^\W\d_\u00b2\u00b3\u00b9\u2070-\u209f\u2150-\u218f\u2460-\u24ff]"  # no superscript or other sign of a number
 WORD = rf"{LETTER}+(?:['.-]{LETTER}+)*"
 WORDS = re.compile(WORD)
-BEFORE = re.compile(rf"(?:{WORD}|[\s.,:;!?()\[\]{{}}\"'#%≈{CURRENCY}])*")
+BESIDE = rf"\s.,:;!?()\[\]{{}}\"'#%{CURRENCY}"  # punctuation
+BEFORE = re.compile(rf"(?:{LETTER}|(?<={LETTER})-(?={LETTER})|[{BESIDE}≈])*")  # each character in one way only, lest it try 2^n
 AFTER = re.compile(
-    rf"(?:{WORD}(?: ?\^ ?\{{?[23]\}}?|[²³])?|[-/] ?(?={LETTER})|-+(?=\s)|[\s.,:;!?…()\[\]{{}}\"'#%‰°′″{CURRENCY}])*"
+    rf"(?:{LETTER}|(?<={LETTER})(?: ?\^ ?\{{?[23]|[²³])|-(?=-*\s| ?{LETTER})|/(?= ?{LETTER})|[{BESIDE}…‰°′″])*"
 )
 SHARE = re.compile(r" (?:out )?of [0-9]+(?![\w.,/%])")  # 7 of 12
 POWERED = re.compile(r"([^\W\d_]+)(?: ?\^|[²³])")

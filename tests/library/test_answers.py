@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from rlhf_lib.rewards import answers_match, correctness_reward, extract_answer, parse_number, same_answer
 from rlhf_lib.rewards.answers import MARKS
+from rlhf_lib.rewards.numbers import LONGEST_ANSWER
 from rlhf_lib.tasks import Prompts, Task
 
 WRITTEN = {  # number: ways to write it
@@ -323,3 +324,12 @@ def test_solutions_in_the_form_of_the_published_ones(shared):
         assert answers_match(reference, reference)
         assert answers_match(f"{solution}A: {other}", reference) == (parse_number(other) == parse_number(answer))
         assert same_answer(extract_answer(f"{solution}A: {answer}"), answer)
+
+
+@pytest.mark.parametrize("part", ["a.", "a-", "a'", "a.b'", "- a", "--", "a^{2}", "²a", "%$", "1 000 ", "\\frac{1", "a/ "])
+@pytest.mark.parametrize("end", ["^", "=", "5", "~"])
+def test_texts_that_can_be_read_in_many_ways_end(part, end):
+    """A pattern that takes a character in two ways tries 2^100 readings of these, and never ends."""
+    text = (part * LONGEST_ANSWER)[: LONGEST_ANSWER - 3]
+    for answer in (f"{text}{end}", f"5 {text}{end}", f"{text}{end} 5"):
+        assert not answers_match(f"<answer>{answer}</answer>", "7")
