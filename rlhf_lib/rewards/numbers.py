@@ -90,9 +90,7 @@ WORD = rf"{LETTER}+(?:['.-]{LETTER}+)*"
 WORDS = re.compile(WORD)
 BESIDE = rf"\s.,:;!?()\[\]{{}}\"'#%{CURRENCY}"  # punctuation
 BEFORE = re.compile(rf"(?:{LETTER}|(?<={LETTER})-(?={LETTER})|[{BESIDE}≈])*")  # each character in one way only, lest it try 2^n
-AFTER = re.compile(
-    rf"(?:{LETTER}|(?<={LETTER})(?: ?\^ ?\{{?[23]|[²³])|-(?=-*\s| ?{LETTER})|/(?= ?{LETTER})|[{BESIDE}…‰°′″])*"
-)
+AFTER = re.compile(rf"(?:{LETTER}|(?<={LETTER})(?: ?\^ ?\{{?[23]|[²³])|-(?=-*\s| ?{LETTER})|/(?= ?{LETTER})|[{BESIDE}…‰°′″])*")
 SHARE = re.compile(r" (?:out )?of [0-9]+(?![\w.,/%])")  # 7 of 12
 POWERED = re.compile(r"([^\W\d_]+)(?: ?\^|[²³])")
 EQUAL = re.compile(r"[=≈]")

@@ -7,6 +7,7 @@ process of its own (symbolic_worker.py), which is ended and replaced when an ans
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock, Timer
@@ -55,11 +56,14 @@ class Judge:
         with self.lock:
             if self.process is None or self.process.poll() is not None:
                 self.start()
-            try:
+            said = ""
+            with suppress(BrokenPipeError):
                 print(json.dumps([answer, reference]), file=self.process.stdin, flush=True)
-            except BrokenPipeError:
-                return False
-            return self.line(LONGEST_WAIT) == "equal"
+                said = self.line(LONGEST_WAIT)
+            if not said:
+                self.process.kill()
+                self.process.wait()  # or the next question would go to a process that is about to end
+            return said == "equal"
 
 
 JUDGE = Judge(Path(__file__).with_name("symbolic_worker.py").read_text())
