@@ -93,9 +93,9 @@ def read_line(handle: IO[bytes]) -> tuple[dict[str, Any] | None, int]:
     end = handle.read()
     start = end[:-1].rfind(b"\n")
     try:
-        about = json.loads(end[start + 1 :])
+        about = dict(json.loads(end[start + 1 :]))
         about.pop("sha256")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None, size
     return about, size - len(end) + start
 
