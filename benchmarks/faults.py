@@ -197,42 +197,46 @@ class Bench:
         return ("survived" if same else "lost"), [ended]
 
 
-def stop_and_resume(bench: Bench, algorithm: str, folder: Path) -> tuple[str, list[Ended]]:
-    """A signal at a random moment; then the run is evaluated if it has begun, and resumed."""
+def stopped(bench: Bench, algorithm: str, folder: Path, number: int) -> list[Ended]:
+    """A run that a signal ends at a random moment, and then its evaluation, if it has begun and trains a policy."""
     child = Child(command(algorithm), folder)
     time.sleep(bench.rng.uniform(0, bench.whole(algorithm)[1]))
-    child.send(bench.rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-    stopped = child.wait()
-    ends, evaluated = [stopped], True
-    if algorithm not in ("reward-model",) and (folder / "run" / "args.json").exists():
+    child.send(number)
+    ends = [child.wait()]
+    if algorithm != "reward-model" and (folder / "run" / "args.json").exists():
         ends.append(run(["eval", "--run", "run", "--problems", "8", "--device", "cpu"], folder))
-        evaluated = ends[-1].code == 0
+    return ends
+
+
+def stop_and_resume(bench: Bench, algorithm: str, folder: Path) -> tuple[str, list[Ended]]:
+    """A signal at a random moment; then the run is evaluated and resumed."""
+    ends = stopped(bench, algorithm, folder, bench.rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
     verdict, resumed = bench.resumed(algorithm, folder)
-    return (verdict if evaluated else "lost"), [*ends, *resumed]
+    return ("lost" if any(end.code for end in ends[1:]) else verdict), [*ends, *resumed]
 
 
 def stop_and_extend(bench: Bench, algorithm: str, folder: Path) -> tuple[str, list[Ended]]:
-    """A signal at a random moment; then the run goes on to twice its phases, each of which is there once."""
-    child = Child(command(algorithm), folder)
-    time.sleep(bench.rng.uniform(0, bench.whole(algorithm)[1]))
-    child.send(signal.SIGKILL)
-    child.wait()
+    """SIGKILL at a random moment; then the run is evaluated, and goes on to twice its phases, each of which is there once."""
+    ends = stopped(bench, algorithm, folder, signal.SIGKILL)
     more = LONGER.get(algorithm, TWICE)
     started = (folder / "run" / "args.json").exists()
     ended = run(command(algorithm, *more, *["--resume"] * started), folder)
     phases = [record["phase"] for record in left_by(folder)["metrics"]] if ended.code == 0 else []
-    return ("survived" if phases == list(range(int(more[1]))) else "lost"), [ended]
+    whole = phases == list(range(int(more[1]))) and not any(end.code for end in ends[1:])
+    return ("survived" if whole else "lost"), [*ends, ended]
 
 
 def signals(bench: Bench, trials: int) -> None:
     """SIGKILL, SIGTERM and Ctrl-C."""
     for i in range(trials):
         algorithm = list(ALGORITHMS)[i % len(ALGORITHMS)]
-        bench.count_trial("stopped, evaluated, resumed", lambda f, a=algorithm: stop_and_resume(bench, a, f), algorithm)
+        bench.count_trial(
+            "stopped by a signal, evaluated, resumed", lambda f, a=algorithm: stop_and_resume(bench, a, f), algorithm
+        )
     for i in range(max(1, trials // 3)):
         algorithm = list(ALGORITHMS)[i % len(ALGORITHMS)]
         bench.count_trial(
-            "killed, resumed with twice the phases", lambda f, a=algorithm: stop_and_extend(bench, a, f), algorithm
+            "killed, evaluated, resumed with twice the phases", lambda f, a=algorithm: stop_and_extend(bench, a, f), algorithm
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 from rlhf_lib.course import NotAttempted, commands, source
 from rlhf_lib.course import render as rendering
 from rlhf_lib.course.assemble import solutions
+from rlhf_lib.course.bank import bank_of
 from rlhf_lib.course.checks import checks_of
 from rlhf_lib.course.manifest import all_exercises, load_course
 
@@ -22,6 +23,13 @@ def words_of(chapter):
 
 
 # Chapters
+
+
+def test_the_readme_counts_exercises_and_mistakes():
+    exercises = all_exercises(ROOT)
+    text = (ROOT / "README.md").read_text()
+    assert f"{len(exercises)}\nexercises" in text
+    assert f"{sum(len(bank_of(exercise)) for exercise in exercises):,} mistakes" in text
 
 
 @pytest.mark.parametrize("topic", load_course(ROOT))
