@@ -42,6 +42,7 @@ def run(capsys, monkeypatch, tmp_path):
     return call
 
 
+@pytest.mark.slow  # test_fields has every field of every class
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_numeric_option_of_every_command(command, run):
     needed = ["--adapter", "a", "--output-dir", "b"] if command == "merge" else []
@@ -62,6 +63,7 @@ def test_every_kind_of_bad_number(value, run):
         assert code == 2, f"{option} {value}: {out}"
 
 
+@pytest.mark.slow  # test_fields has every field of every class
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_choice_of_every_command(command, run):
     needed = ["--adapter", "a", "--output-dir", "b"] if command == "merge" else []
