@@ -151,6 +151,7 @@ def files(tmp_path):
         (tmp_path / "runs" / name / "args.json").write_text(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), BAD, ids=lambda part: " ".join(part)[:60] if isinstance(part, list) else "")
 def test_bad_values(words, message, run, files):
     code, out = run(*words, *([] if words[0] in ("pretrain",) else ["--device", "cpu"]))

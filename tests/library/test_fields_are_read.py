@@ -99,6 +99,7 @@ def tiny_run(neo_dir, gsm8k_dir, roberta_dir, tmp_path):
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", TRAINERS)
 def test_each_field_is_read_or_said_not_to_be(algorithm, tiny_run, monkeypatch):
     kind = ARGS_OF[algorithm]

@@ -272,7 +272,7 @@ FAULTS = {
     "": "has no earn; it has no function or class",
     "earn = 3": "is int 3, not a function",
     "class earn:\n    def __call__(self, completions): return [0]": "is a class",
-    b"\xff\xfe\x00": "SyntaxError",
+    b"\xff\xfe\x00": "SyntaxError|ValueError",
     b"x = '\0'": "(SyntaxError|ValueError).*null bytes",
 }
 

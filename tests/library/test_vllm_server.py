@@ -232,6 +232,7 @@ class TestTraining:
         assert [abs(record["sampler_gap"]) < 1e-4 for record in records] == [True] * 3
         assert server.loaded == {}
 
+    @pytest.mark.slow
     def test_two_processes_share_a_server(self, server, model_dirs, tmp_path):
         """The first sends the adapters, each asks for its own rows, and both learn from all of them."""
         environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
