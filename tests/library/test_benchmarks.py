@@ -236,6 +236,7 @@ class TestTheSameObjective:
 
 
 class TestRollout:
+    @pytest.mark.slow
     def test_measures_skips_and_tells_why(self, main, tmp_path):
         words = ("--models", "pocket", "--batches", 1, 2, "--gen-lens", 2, 500, "--rounds", 1, "--grouped-batch", 8)
         result, printed = main("rollout", *words)

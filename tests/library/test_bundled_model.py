@@ -25,6 +25,7 @@ def measured(written):
 FIGURES = [f"{name}_{how}" for name in card.PROMPTS for how in ("greedy", "sampled")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_accuracies_are_those_of_the_card(name, written, measured):
     """Equal where the card was made; another processor's rounding may turn 3 of the 500 problems."""

@@ -21,6 +21,7 @@ from .classic_answers import ANSWERS, PASSES
 from .course_answers import DIVIDED, RIGHT, ROOT, stubs
 
 NAMES = [exercise.name for exercise in all_exercises(ROOT)]
+OF_TRAINERS = {exercise.name for exercise in all_exercises(ROOT) if any(".trainers." in target for target in exercise.targets)}
 
 
 def filled(exercise, code):
@@ -139,7 +140,7 @@ class WiredStudent(Student):
         return pickle.loads(pickle.dumps(super().tensors(*pickle.loads(pickle.dumps((owner, new))))))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in OF_TRAINERS else n for n in NAMES])
 def test_solution_passes_as_if_from_another_process(name):
     exercise = find_exercise(ROOT, name)
     for check in checks_of(ROOT, exercise):

@@ -187,6 +187,7 @@ def test_self_training_learns_from_right_completions_alone(make):
     torch.testing.assert_close(objective.detach(), minibatch.logprobs[keep].mean(), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_critic_pretraining_changes_the_head_alone_and_helps_it(make, tmp_path):
     trainer = make(
         "ppo", task="pocket", base_model="pocket", gen_len=30, batch_size=48, critic_phases=3, total_phases=1, warmup_steps=0

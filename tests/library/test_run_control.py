@@ -451,6 +451,7 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on files")
 @pytest.mark.parametrize("room", [0.9, 0.1], ids=["for the logs", "for nothing"])
 def test_a_disk_that_is_full(room, make, tmp_path):
@@ -483,6 +484,7 @@ def test_a_report_on_a_full_disk_has_told_its_figures(tmp_path, monkeypatch, cap
     assert captured.err == "rlhf: results.json could not be written (No space left on device); make room there\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_signal_outside_the_phases_ends_with_130(sent, tmp_path):
     """While there is nothing to finish: during the evaluation before training, which leaves no run behind."""

@@ -15,6 +15,7 @@ def drawn(split, seed, count=3000):
     return list(itertools.islice(pocket_text.draw_problems(split, seed), count))
 
 
+@pytest.mark.slow
 def test_splits_are_disjoint_by_construction():
     """A program's split is a function of the program alone, so no two splits can share one, whatever the seeds."""
     programs = {split: {p.program for seed in (0, 1) for p in drawn(split, seed, 1000)} for split in pocket_text.SPLITS}

@@ -157,7 +157,7 @@ def test_the_reference_survives_training(make):
 # Learning
 
 
-@pytest.mark.parametrize("name", [one if one == "ppo" else pytest.param(one, marks=pytest.mark.slow) for one in ON_A_PREFIX])
+@pytest.mark.parametrize("name", [one if one == "grpo" else pytest.param(one, marks=pytest.mark.slow) for one in ON_A_PREFIX])
 def test_it_learns_and_kl_holds_it_back(name, make, tmp_path):
     """A token's letter is the reward. Free, the policy finds it; on a strong leash it stays near the reference."""
     ends = {}

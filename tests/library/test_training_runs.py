@@ -96,6 +96,7 @@ def wait_for_phases(run, count, process):
     raise AssertionError("training did not begin")
 
 
+@pytest.mark.slow
 def test_sigkill_leaves_a_loadable_checkpoint(tmp_path):
     run = tmp_path / "run"
     process = start_training(run)
