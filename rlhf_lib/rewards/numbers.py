@@ -67,7 +67,8 @@ SAID = (  # in words or in another country's print
     (re.compile(rf"(?<!\w)(?:negative|(?<=\bis )minus|^minus) (?=[{CURRENCY}]?\.?[0-9])", re.IGNORECASE | re.MULTILINE), "-"),
     (
         re.compile(
-            r"(?:([$€£])|(?<![\w.,]))([0-9]{1,9})(?(1)(?: [a-z]{4,7})?| (?:dollar|euro|pound)s?)(?:,| and|, and)? ([0-9]{1,2}) (?:cents?|pence)\b"
+            r"(?:([$€£])|(?<![\w.,]))([0-9][0-9,]{0,12})(?(1)(?: (?:dollar|euro|pound)s?)?| (?:dollar|euro|pound)s?)"
+            r"(?:,| and|, and)? ([0-9]{1,2}) (?:cents?|pence)\b"
         ),
         lambda found: f"{found[1] or '$'}{found[2]}.{found[3]:0>2}",
     ),
@@ -254,11 +255,14 @@ TOGETHER = re.compile(  # what is one expression, though it has spaces
 )
 GLUE = "\u00a0"  # no plain text has one
 ASIDE = re.compile(  # how an amount was reckoned: $42.00 ($21.00 x 2)
-    rf"([{CURRENCY}] ?[0-9.,]{{1,20}}|[0-9] {LETTER}{{3,20}}) \([^()=]{{0,60}}[0-9] ?[-+*/×÷x] ?[{CURRENCY}]?[0-9][^()=]{{0,60}}\)(?=\W*$)"
+    rf"([{CURRENCY}] ?[0-9.,]{{1,20}}|[0-9] {LETTER}{{3,20}})"
+    rf" \([^()=]{{0,60}}[0-9] ?[-+*/×÷x] ?[{CURRENCY}]?[0-9][^()=]{{0,60}}\)(?=\W*$)"
 )
+SIGNS = {"plus": "+", "minus": "-", "times": "×"}
+SPOKEN = re.compile(rf"(?<=[0-9] )(?:plus|minus|times)(?= [{CURRENCY}]?[0-9])")
 WITH_AND = re.compile(r"(?<=[0-9]) and (?=[0-9]+ ?/ ?[0-9])")  # 1 and 1/2
 NAMED = re.compile(r"[^\W\d_][\w'-]*")  # H2O, x_1: a name with a digit in it
-OPERATOR = re.compile(r"[-+*/^×÷·±x:<>≤≥≠]|[!<>]=|plus|minus|times|\\(?:times|cdot|div|pm|[lg]eq?|neq?|[lg]t)")
+OPERATOR = re.compile(r"[-+*/^×÷·±x:<>≤≥≠]|[!<>]=|\\(?:times|cdot|div|pm|[lg]eq?|neq?|[lg]t)")
 OPENS, CLOSES = re.compile(r".*(?:[*/^×÷+]|\\times|\\cdot|\\div)"), re.compile(r"[*/^×÷·√²³]|\\[A-Za-z]")
 GROUP, MIXED = re.compile(r"[0-9]{3}(?![0-9])"), re.compile(r"[0-9]+/[0-9]")
 SHORT = re.compile(rf"[(\[{CURRENCY}+-]{{0,3}}[0-9]{{1,3}}(?:[ ,'][0-9]{{3}})*")
@@ -319,7 +323,7 @@ def around(words: list[str], at: int) -> str:
 
 def stated_in(line: str) -> tuple[list[str], list[int]]:
     """The words of a line, what belongs TOGETHER as one word, and which of them state numbers."""
-    line = ASIDE.sub(r"\1", WITH_AND.sub(" ", line))
+    line = ASIDE.sub(r"\1", SPOKEN.sub(lambda found: SIGNS[found[0]], WITH_AND.sub(" ", line)))
     line = TOGETHER.sub(lambda found: found[0].replace(" ", GLUE), line)
     line = TUPLE.sub(lambda found: found[0].replace(" ", ""), line)
     words = [word for word in line.replace(" ^", "^").split(" ") if word]
