@@ -148,7 +148,7 @@ NO_UNITS = {
 FUNCTIONS = {"sqrt", "root", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp"}
 VARIABLES = re.compile(r"[xyzXYZ]+|[α-ωΑ-Ψ]")  # Ω is a unit
 MAGNITUDES = {
-    "dozen": 12, "hundred": 100, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "mn": 10**6, "crore": 10**7,
+    "hundred": 100, "thousand": 10**3, "lakh": 10**5, "million": 10**6, "mn": 10**6, "crore": 10**7,
     "billion": 10**9, "bn": 10**9, "trillion": 10**12,
 }  # fmt: skip
 MAGNITUDE = re.compile(rf"[ -]?({'|'.join(MAGNITUDES)})s?(?!{LETTER})", re.IGNORECASE)
@@ -208,7 +208,7 @@ def bare(text: str) -> str:
 
     Beside the number may stand units, currency, punctuation and words; of an equation its right side counts. Where more is left
     over (3x, 2\sqrt{3}, 3:30, 5 or 6) the plain text comes back, which NUMBER does not match. Nothing is worked out but
-    magnitudes: 2.5 million is 2500000, 2 dozen eggs are 24. What would need guessing is no number: 2 hours 30 minutes (150 or
+    magnitudes: 2.5 million is 2500000, 5 dozen are 5, in dozens. What would need guessing is no number: 2 hours 30 minutes (150 or
     2.5?), 5 hundred-dollar bills, 5 t (tonnes or a variable?), 5k.
     """
     stated = re.sub(r"\*\*|__|`", " ", right_side(plain(text))).strip(" *_")
@@ -301,7 +301,7 @@ def joined(words: list[str], i: int) -> bool:
 
 
 def has_magnitude(word: str) -> bool:
-    """Whether a word is a magnitude: million, dozens."""
+    """Whether a word is a magnitude: million, hundreds."""
     return word.strip(EDGES + ".").casefold().removesuffix("s") in MAGNITUDES
 
 

@@ -241,7 +241,7 @@ SAID_IN_ANOTHER_FORM = [  # completion and reference, which a person takes for t
     ("The answer is yes, because 3 > 2", "yes"), ("x + 1", "x+1"), (r"\boxed{2\sqrt3}", r"2\sqrt{3}"),
     (r"\boxed{2^{10}}", "2^10"),
     (r"\boxed{\frac{x}{2}}", "x/2"), (r"\boxed{\frac{\pi}{2}}", r"\pi/2"), ("The total is 1.234,50 €", "1234.50"),
-    ("#### 3 hundred", "300"), ("#### 2 dozen", "24"), (r"\boxed{5 \text{ million}}", "5000000"),
+    ("#### 3 hundred", "300"), ("#### 2 dozen", "2"), (r"\boxed{5 \text{ million}}", "5000000"),
     (r"\boxed{5 million}", "5000000"),
     ("#### 2.5 million", "2500000"), ("It sold 2 hundred thousand.", "200000"), ("$1 1/2 million", "1500000"),
     ("3 crore", "30000000"),
