@@ -208,7 +208,7 @@ def bare(text: str) -> str:
 
     Beside the number may stand units, currency, punctuation and words; of an equation its right side counts. Where more is left
     over (3x, 2\sqrt{3}, 3:30, 5 or 6) the plain text comes back, which NUMBER does not match. Nothing is worked out but
-    magnitudes: 2.5 million is 2500000, 5 dozen are 5, in dozens. What would need guessing is no number: 2 hours 30 minutes (150 or
+    magnitudes: 2.5 million is 2500000; dozens are a unit. What would need guessing is no number: 2 hours 30 minutes (150 or
     2.5?), 5 hundred-dollar bills, 5 t (tonnes or a variable?), 5k.
     """
     stated = re.sub(r"\*\*|__|`", " ", right_side(plain(text))).strip(" *_")
