@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lib import args as arguments
-from rlhf_lib.args import InputError
+from rlhf_lib.args import InputError, require
 from rlhf_lib.args.code import fault_in_file, from_word
+from rlhf_lib.args.command_line import is_given, options_in, value_given, without
 from rlhf_lib.args.weights import load_code
 from rlhf_lib.files import CannotWrite, whole_files, writing_in
 from rlhf_lib.machine import fault_of_machine
@@ -58,24 +59,16 @@ Make the bundled model anew:
 """
 
 
-def option(rest: list[str], *names: str) -> str | None:
-    """The value of an option given as --name VALUE or --name=VALUE."""
-    for i, word in enumerate(rest):
-        name, equals, value = word.partition("=")
-        if name.replace("_", "-") in names:
-            return value if equals else next(iter(rest[i + 1 : i + 2]), None)
-    return None
-
-
 def starting_values(algorithm: str, rest: list[str]) -> Any:
     """The defaults that flags then override: --resume takes the run's own, --recipe that recipe's or file's, --task its own
     recipe's.
     """
     kind = ALGORITHMS[algorithm]
-    output, recipe, task = option(rest, "--output-dir"), option(rest, "--recipe"), option(rest, "--task")
-    if option(rest, "--comparisons") is not None and "--resume" not in rest and recipe is None:
+    output, recipe, task = value_given(rest, "output_dir"), value_given(rest, "recipe"), value_given(rest, "task")
+    if value_given(rest, "comparisons") is not None and not is_given(rest, "resume") and recipe is None:
         return kind()  # a task's recipe is for its own samples
-    if "--resume" in rest:
+    if is_given(rest, "resume"):
+        require(recipe is None, "--resume goes on with the run's own arguments; leave out --recipe")
         if output is None:
             raise InputError("--resume continues the run in --output-dir; add --output-dir RUN_DIRECTORY")
         file = Path(output) / "args.json"
@@ -98,16 +91,6 @@ def parse_and_load(kind: type, words: list[str], prog: str, default: Any) -> Any
     return args
 
 
-def without(rest: list[str], name: str) -> list[str]:
-    """The words without --name VALUE or --name=VALUE."""
-    kept, skip = [], False
-    for word in rest:
-        if not skip and not (word == name or word.startswith(f"{name}=")):
-            kept.append(word)
-        skip = word == name
-    return kept
-
-
 def train(rest: list[str]) -> int:
     """rlhf train ALGORITHM ..."""
     if not rest or rest[0] not in ALGORITHMS:
@@ -121,7 +104,7 @@ def train(rest: list[str]) -> int:
         return 0 if rest and rest[0] in ("-h", "--help") else 2
     algorithm, rest = rest[0], rest[1:]
     default = starting_values(algorithm, rest)
-    args = parse_and_load(ALGORITHMS[algorithm], without(rest, "--recipe"), f"rlhf train {algorithm}", default)
+    args = parse_and_load(ALGORITHMS[algorithm], without(rest, "recipe"), f"rlhf train {algorithm}", default)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         args = as_one_of_several(algorithm, args)
@@ -162,7 +145,7 @@ def with_room(task: str | None) -> dict[str, int]:
 
 def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
     """The defaults of a command that looks at a model: with --run DIRECTORY its own prompts and lengths."""
-    run, task = option(rest, "--run"), option(rest, "--task")
+    run, task = value_given(rest, "run"), value_given(rest, "task")
     file = Path(run or "") / "args.json"
     if run is None or not file.is_file():
         return kind(**with_room(task))
@@ -170,7 +153,7 @@ def from_run(kind: type[arguments.ModelArgs], rest: list[str]) -> Any:
     names = ("task", "data", "prompt_style", "system_prompt", "template_args", "few_shot", "gen_len", "dtype", "prepend_bos")
     names += ("skip_bad_rows",) if told.get("prompts") is not None else ("skip_bad_rows", "columns")  # those of prompts differ
     known = {name: told[name] for name in names if told.get(name) is not None}
-    if option(rest, "--prompt-style") == "plain":  # which has no place for them
+    if value_given(rest, "prompt_style") == "plain":  # which has no place for them
         known |= {"system_prompt": None, "template_args": ()}
     if known.get("task") in (None, "char-count"):
         known["task"] = "pocket"
@@ -281,11 +264,11 @@ def merge(rest: list[str]) -> int:
 
 def compare(rest: list[str]) -> int:
     """rlhf compare ..."""
-    methods = option(rest, "--methods")
-    if methods and "," in methods:
-        rest = [*without(rest, "--methods"), "--methods", *methods.split(",")]
+    methods = [name for option in options_in(rest) if option.name == "methods" for name in ",".join(option.values).split(",")]
+    if methods:
+        rest = [*without(rest, "methods"), "--methods", *methods]
     args = parse_and_load(
-        arguments.CompareArgs, rest, "rlhf compare", arguments.CompareArgs(**with_room(option(rest, "--task")))
+        arguments.CompareArgs, rest, "rlhf compare", arguments.CompareArgs(**with_room(value_given(rest, "task")))
     )
 
     from rlhf_lib.compare import compare as run_all

@@ -4,13 +4,18 @@ A recipe of the library is named ALGORITHM-TASK, or ALGORITHM-TASK-MODEL where i
 is taken without being asked for; the others are asked for by name, and any file is by its path.
 """
 
-from dataclasses import field, fields, make_dataclass
+from dataclasses import MISSING, field, fields, make_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from rlhf_lib.args import GEN_LEN, InputError, from_file, require_no_saved_code
+from rlhf_lib.args.command_line import read_words
+from rlhf_lib.args.effects import require_effect
+from rlhf_lib.args.types import checked
+from rlhf_lib.terminal import visible
 
 RECIPES = Path(__file__).parent / "assets" / "recipes"
 Args = TypeVar("Args")
@@ -20,17 +25,41 @@ def parse(kind: type[Args], words: list[str], prog: str, default: Args | None = 
     """An instance of the dataclass `kind` from command-line words, which change `default` (or the class's defaults).
 
     Raises:
-        InputError: `default` names code that the words do not give: see require_no_saved_code.
+        InputError: a word that is no option or not all of one, a value that its field does not allow or that has no effect, or
+            `default` names code that the words do not give: see require_no_saved_code.
     """
     if {"-h", "--help"} & set(words):
-        kind = without_unread(kind)
-        default = None if default is None else kind(**vars(default))
-    start: dict[str, Any] = {} if default is None else {"default": default}
-    args = tyro.cli(kind, args=words, prog=prog, config=(tyro.conf.SuppressFixed,), **start)
+        show_help(kind, prog, default)
+    given = read_words(kind, words)
+    needed = [f for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [f"--{f.name.replace('_', '-')}" for f in needed if f.name not in given and default is None]
+    if missing:
+        raise InputError(f"{prog} needs {' and '.join(missing)}; {prog} --help says what each is")
+    start = {} if default is None else {f.name: getattr(default, f.name) for f in fields(kind)}
+    args = kind(**{**start, **checked(kind, given, start or None)})
+    require_effect(args, given)
     require_no_saved_code(args)
     return args
 
 
+def show_help(kind: type, prog: str, default: Any | None) -> NoReturn:
+    """Print what every option means with the value that it starts from, which may be from a file, and exit."""
+    start: dict[str, Any] = {}
+    if default is not None:
+        start["default"] = shown = object.__new__(without_unread(kind))  # as it is printed, whatever its class would say
+        vars(shown).update({name: printable(value) for name, value in vars(default).items()})
+    tyro.cli(without_unread(kind), args=["--help"], prog=prog, config=(tyro.conf.SuppressFixed,), **start)
+    raise SystemExit(0)
+
+
+def printable(value: Any) -> Any:
+    """A value with its texts as a terminal may show them."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(printable(part) for part in value)
+    return visible(value) if isinstance(value, str) else value
+
+
+@cache
 def without_unread(kind: type[Args]) -> type[Args]:
     """The dataclass `kind` without the fields that nothing reads, for its help; given all the same, they are refused."""
     hidden = [(f.name, tyro.conf.Suppress[f.type], field(default=f.default)) for f in fields(kind) if f.name in kind.unread]

@@ -96,8 +96,10 @@ class CheckedArgs:
                 setattr(self, name, value)
 
 
-def checked(kind: type[CheckedArgs], given: Mapping[str, Any]) -> dict[str, Any]:
+def checked(kind: type[CheckedArgs], given: Mapping[str, Any], start: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Values by field as the annotations of a class have them.
+
+    `start` are the values of all fields where they are left out, if those are not the class's defaults; errors name them.
 
     Raises:
         InputError: an annotation does not allow a value, or it is another than the default of a field that nothing reads.
@@ -108,7 +110,9 @@ def checked(kind: type[CheckedArgs], given: Mapping[str, Any]) -> dict[str, Any]
         try:
             found[name] = fitted(value, annotations.get(name, Any))
         except Misfit as rule:
-            raise InputError(f"{name}={shown(value)} must {rule}{remedy(field.default)}") from None
+            raise InputError(
+                f"{name}={shown(value)} must {rule}{remedy(field.default if start is None else start[name], start is None)}"
+            ) from None
         if name in kind.unread and found[name] != field.default:
             raise InputError(f"{name}={shown(value)} would change nothing: {kind.unread[name]}; leave it out")
     return found
@@ -133,11 +137,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def remedy(default: Any) -> str:
-    """What to do about a field's value."""
-    if default is MISSING:
+def remedy(left_out: Any, is_default: bool = True) -> str:
+    """What to do about a field's value, where leaving it out gives `left_out`, the class's default or another."""
+    if left_out is MISSING:
         return ""
-    return "; leave it out" if default is None else f"; leave it out for the default {shown(default)}"
+    the = "the default " if is_default else ""
+    return "; leave it out" if left_out is None else f"; leave it out for {the}{shown(left_out)}"
 
 
 def fitted(value: Any, kind: Any) -> Any:

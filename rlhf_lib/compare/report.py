@@ -13,7 +13,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from rlhf_lib.args import CompareArgs, read_object, require, to_json
-from rlhf_lib.compare.runs import MEASURES, READINGS, STABILITY, TRAINED, Outcome, run_all
+from rlhf_lib.compare.runs import MEASURES, READINGS, STABILITY, TRAINED, Outcome, require_parts, run_all
 from rlhf_lib.files import write_atomically, writing, writing_in
 from rlhf_lib.models.loading import resolve_device
 from rlhf_lib.runs.directory import new_run_path
@@ -140,7 +140,14 @@ def keep_arguments(root: Path, args: CompareArgs) -> None:
     """Write the comparison's arguments, or refuse a directory that holds another comparison."""
     file, ours = root / "args.json", json.loads(to_json(replace(args, output_dir=None)))
     if file.exists():
-        theirs = {**json.loads(to_json(CompareArgs())), **read_object(file)}
+        found = read_object(file)
+        algorithm = found.get("algorithm")
+        require(
+            algorithm == args.algorithm,
+            f"output_dir={str(root)!r} holds a run of {algorithm} and no comparison; choose another, or leave it out for a new "
+            "one",
+        )
+        theirs = {**json.loads(to_json(CompareArgs())), **found}
         changed = ", ".join(f"{name}={ours[name]!r} (was {theirs[name]!r})" for name in ours if ours[name] != theirs[name])
         require(not changed, f"output_dir={str(root)!r} holds a comparison with other arguments: {changed}; choose another")
     write_atomically(file, json.dumps(ours, indent=2) + "\n")
@@ -153,6 +160,7 @@ def compare(args: CompareArgs) -> str:
         InputError: the directory cannot be written, is written by another process, or holds another comparison; a run failed.
         CannotWrite: the disk is full; the runs so far stay, and are not repeated when the comparison is started again.
     """
+    require_parts(args)
     with writing_in(args.output_dir or new_run_path(f"compare-{str(args.task).rpartition(':')[2]}")) as root:
         keep_arguments(root, args)
         return write_comparison(args, root)

@@ -15,7 +15,8 @@ from typing import Any
 from rlhf_lib.args import CompareArgs, InputError, read_object, require, require_no_saved_code
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.models import load_policy
-from rlhf_lib.models.reward_model import RewardModel
+from rlhf_lib.models.loading import resolve_device
+from rlhf_lib.models.reward_model import RewardModel, check_base
 from rlhf_lib.runs import first_reaching
 from rlhf_lib.runs.directory import read_json_lines
 from rlhf_lib.tasks import task_of
@@ -78,6 +79,25 @@ class Outcome:
         return {**row, "seconds": round(self.seconds, 1), "peak_memory_mb": self.peak_memory_mb}
 
 
+def require_parts(args: CompareArgs) -> None:
+    """Raise where task, data or a model are not there, before anything is written, loaded or trained.
+
+    Raises:
+        InputError: see task_of, Task.held_out and check_base; or a task without held-out problems.
+    """
+    common_options(args)
+    resolve_device(args.device)
+    task_of(args)
+    plain = {"few_shot": 0, "prompt_style": "plain", "system_prompt": None, "template_args": ()}  # there is no tokenizer yet
+    prompts = task_of(replace(args, **plain)).held_out(1)
+    require(bool(prompts), f"task={args.task!r} has no held-out problems; use pocket, gsm8k, svamp or mathqa")
+    check_base(args.base_model, "base_model")
+    if args.verifier is not None:
+        check_base(args.verifier)
+    elif args.task != "pocket":
+        check_base(args.reward_base)
+
+
 def common_options(args: CompareArgs) -> list[str]:
     """What every `rlhf train` of the comparison is told, as if the user had typed it."""
     require_no_saved_code(args)
@@ -105,7 +125,8 @@ def run_training(algorithm: str, words: list[str], directory: Path) -> list[dict
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ.copy())
         if done.returncode:
             last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise InputError(f"rlhf train {algorithm} in {directory} failed: {' '.join(last)}; mend that and start again")
+            told = " ".join(last).removeprefix("rlhf: ")
+            raise InputError(f"rlhf train {algorithm} in {directory} failed: {told}; mend that and start again")
     return read_json_lines(directory / "metrics.jsonl")
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile, get_terminal_size
+from typing import NoReturn
 
 from rlhf_lib.args import InputError
 from rlhf_lib.course import source
@@ -29,9 +30,17 @@ For those who write it:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that says a mistake in one sentence, as every other command does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise with what argparse found."""
+        raise InputError(f"{self.prog}: {message}; {self.prog} --help says what it takes")
+
+
 def status(root: Path, words: list[str]) -> int:
     """rlhf course status"""
-    parse(argparse.ArgumentParser(prog="rlhf course status"), words)
+    parse(Parser(prog="rlhf course status"), words)
     from rlhf_lib.course.report import status_table
 
     progress = Progress.load(root)
@@ -41,7 +50,7 @@ def status(root: Path, words: list[str]) -> int:
 
 def check(root: Path, words: list[str]) -> int:
     """rlhf course check"""
-    parser = argparse.ArgumentParser(prog="rlhf course check")
+    parser = Parser(prog="rlhf course check")
     parser.add_argument("name", nargs="?", help="exercise name or number; left out, the first that is not passed")
     parser.add_argument("--watch", action="store_true", help="check again whenever the file is saved, until it is passed")
     parser.add_argument("--input-seed", type=int, default=None, help="seed of the random inputs, to see the same again")
@@ -111,7 +120,7 @@ def hint(root: Path, words: list[str]) -> int:
 
 def solution(root: Path, words: list[str]) -> int:
     """rlhf course solution NAME"""
-    parser = argparse.ArgumentParser(prog="rlhf course solution")
+    parser = Parser(prog="rlhf course solution")
     parser.add_argument("name")
     parser.add_argument("--give-up", action="store_true", help="show it although the exercise is not passed")
     given = parse(parser, words)
@@ -161,7 +170,7 @@ def render(root: Path, words: list[str]) -> int:
     """rlhf course render"""
     from rlhf_lib.course.render import write_course
 
-    parse(argparse.ArgumentParser(prog="rlhf course render"), words)
+    parse(Parser(prog="rlhf course render"), words)
     written, edited = write_course(root)
     for file in written:
         print(f"wrote {file.relative_to(root)}")
@@ -175,7 +184,7 @@ def validate(root: Path, words: list[str]) -> int:
     from rlhf_lib.course.validate import as_counts, as_table
     from rlhf_lib.course.validate import validate as prove
 
-    parser = argparse.ArgumentParser(prog="rlhf course validate")
+    parser = Parser(prog="rlhf course validate")
     parser.add_argument("names", nargs="*", help="exercises or topics; left out, all")
     parser.add_argument("--json", action="store_true", help="print one JSON object of counts")
     parser.add_argument("--input-seed", type=int, default=0, help="seed of the random inputs")
@@ -189,13 +198,13 @@ def validate(root: Path, words: list[str]) -> int:
 
 def named(root: Path, command: str, words: list[str]) -> Exercise:
     """The exercise that a command's only argument names."""
-    parser = argparse.ArgumentParser(prog=f"rlhf course {command}")
+    parser = Parser(prog=f"rlhf course {command}")
     parser.add_argument("name", help=f"one of {', '.join(e.name for e in all_exercises(root))}")
     return find_exercise(root, parse(parser, words).name)
 
 
-def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
-    """Parsed words; argparse exits with 2 on a mistake."""
+def parse(parser: Parser, words: list[str]) -> argparse.Namespace:
+    """Parsed words; a mistake is an InputError."""
     return parser.parse_args(words)
 
 

@@ -18,6 +18,16 @@ from rlhf_lib.preferences import pool_last_real_token
 DEFAULT = "distilroberta-base"
 
 
+def check_base(name_or_path: str | os.PathLike, what: str = "reward model") -> None:
+    """Raise where no model of that name can be read, from its configuration alone: before anything is sampled for it.
+
+    Raises:
+        InputError: no such model, or a configuration that is none.
+    """
+    with loading.quiet_transformers():
+        checkpoint.read_config(loading.resolve_name(name_or_path, what), f"{what} {str(name_or_path)!r}")
+
+
 def read_classifier(name: str, what: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, bool]:
     """A sequence classifier with one output, its tokenizer, and whether the checkpoint has its head.
 

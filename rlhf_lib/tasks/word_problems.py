@@ -85,9 +85,14 @@ class WordProblemTask(Task):
     def problems(self, split: str) -> list[WordProblem]:
         """The problems of a split; an error where the data has none."""
         if not self.splits.get(split):
+            source, remedy = f"data={self.args.data or self.hub_name!r}", f"or leave data out for {self.hub_name}"
+            if not self.splits:
+                raise InputError(
+                    f"{source} has no row that can be used; give a file of such rows as {self.hub_name} has, {remedy}"
+                )
             raise InputError(
-                f"data={self.args.data or self.hub_name!r} has no {split} split (it has {', '.join(self.splits)}); give a "
-                f"folder with a file named {split}.jsonl, or leave data out for {self.hub_name}"
+                f"{source} has no {split} split (it has {', '.join(self.splits)}); give a folder with a file named "
+                f"{split}.jsonl, {remedy}"
             )
         return self.splits[split]
 

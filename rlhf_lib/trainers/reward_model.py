@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from rlhf_lib.args import InputError, RewardModelArgs
 from rlhf_lib.evaluate import Accuracy
 from rlhf_lib.models import BridgedTransformer
-from rlhf_lib.models.reward_model import RewardModel
+from rlhf_lib.models.reward_model import RewardModel, check_base
 from rlhf_lib.optim import get_supervised_optimizer, warmup_then_decay
 from rlhf_lib.preferences import (
     calc_preference_loss,
@@ -145,6 +145,7 @@ class RewardModelTrainer(Trainer):
         self.check_directory()
         source = self.task.name if args.comparisons is None else Path(args.comparisons).stem
         self.run_name = f"{args.kind}-{source}-seed{args.seed}"
+        check_base(args.reward_base)
         started = time.perf_counter()
         self.train_rows, self.test_rows = self.rows()
         self.seconds_before_run = time.perf_counter() - started
@@ -198,9 +199,12 @@ class RewardModelTrainer(Trainer):
         train = [row for row in found if question_of(row) not in held_out]
         test = [row for row in found if question_of(row) in held_out]
         if not train or not test:
+            remedy = "take more problems or samples, so that some are right and some wrong, or set with_solutions"
+            if args.comparisons is not None:
+                remedy = f"comparisons={args.comparisons!r} needs usable rows of at least 5 different prompts; add more"
             raise InputError(
                 f"there are {len(train)} rows to train on and {len(test)} to measure with, of {len(questions)} questions; both "
-                "are needed: take more problems or samples, so that some are right and some wrong, or set with_solutions"
+                f"are needed: {remedy}"
             )
         self.findings.update(rows=len(train), held_out_rows=len(test))
         return train, test

@@ -10,7 +10,8 @@ import rlhf_lib
 ROOT = Path(rlhf_lib.__file__).parent
 ORDER = [  # floor by floor, from the ground up; a module may import what stands before it
     ["args"],
-    ["recipes", "files", "finite", "machine", "parallel", "signals", "terminal"],
+    ["files", "finite", "machine", "parallel", "signals", "terminal"],
+    ["recipes"],
     ["engine"],
     ["objectives", "preferences", "supervised"],
     ["advantages"],
