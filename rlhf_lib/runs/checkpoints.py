@@ -10,6 +10,7 @@ import pickle
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +24,50 @@ NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 FORMAT = 2
 """Checkpoints before the second had no checksum."""
 LONGEST_LINE = 1 << 16
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 0."""
+    return type(value) is int and value >= 0
+
+
+def is_of_tensors(value: Any) -> bool:
+    """Whether a value is tensors by name, some at least."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(one, torch.Tensor) for one in value.values())
+
+
+def is_optimizer(value: Any) -> bool:
+    """Whether a value is what an optimiser's state_dict gives."""
+    if not isinstance(value, dict) or not isinstance(value.get("state"), dict):
+        return False
+    groups = value.get("param_groups")
+    return isinstance(groups, list) and all(isinstance(group, dict) and "params" in group for group in groups)
+
+
+def is_generator_state(value: Any) -> bool:
+    """Whether a value is the state of torch's generator of random numbers."""
+    return isinstance(value, torch.Tensor) and value.dtype == torch.uint8 and value.shape == torch.get_rng_state().shape
+
+
+def is_json_object(value: Any) -> bool:
+    """Whether a value is a JSON object, as text."""
+    try:
+        return isinstance(json.loads(value), dict)
+    except (ValueError, TypeError, RecursionError):
+        return False
+
+
+CONTENTS: dict[str, Callable[[Any], bool]] = {
+    "next_phase": is_count,
+    "step": is_count,
+    "model": is_of_tensors,
+    "optimizer": is_optimizer,
+    "scheduler": lambda value: isinstance(value, dict) and is_count(value.get("last_epoch")),
+    "rng": is_generator_state,
+    "before": is_json_object,
+    "seconds": lambda value: type(value) in (int, float),
+}
+"""What a checkpoint holds at least, and how to tell it."""
 
 
 class Damaged(InputError):
@@ -104,9 +149,12 @@ def about_checkpoint(run: Path) -> dict[str, Any]:
     """What a run's last checkpoint says of itself, unchecked and without its tensors; empty where it cannot be read."""
     try:
         with open(run / NAME, "rb") as handle:
-            return read_line(handle)[0] or {}
+            about = read_line(handle)[0] or {}
     except OSError:
         return {}
+    prepared = about.get("prepared", {})
+    counts = [about.get("next_phase"), *(prepared.values() if isinstance(prepared, dict) else [None])]
+    return about if all(type(count) is int and count >= 0 for count in counts) else {}
 
 
 def is_as_written(handle: IO[bytes], about: dict[str, Any], length: int) -> bool:
@@ -146,6 +194,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise Damaged(f"{file} is truncated or no checkpoint ({reason})") from None
     if not isinstance(state, dict) or "next_phase" not in state:
         raise Damaged(f"{file} is not a checkpoint of rlhf_lib")
+    wrong = [name for name, fits in CONTENTS.items() if not fits(state.get(name))]
+    if wrong:
+        raise Damaged(f"{file} is not a checkpoint of rlhf_lib: it has no {' and no '.join(wrong)} such as a run writes")
     if about is None:
         if "format" in state:
             raise Damaged(f"{file} was altered or cut: its last line, with the checksum, is not there")

@@ -4,10 +4,12 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rlhf_lib.args import InputError, RunArgs, comparable, from_file, require, to_json
+from rlhf_lib.args.types import shown
 from rlhf_lib.files import append_whole, claim, write_atomically
 from rlhf_lib.runs import checkpoints
 
@@ -41,6 +43,8 @@ CHANGEABLE = (  # what a run may go on with differently; each change is kept in 
     "eval_every",
     "keep_best",
 )
+OF_EVERY_PHASE = ("step", "samples", "seconds")
+RESTORE = "restore the file from a copy, or take that line out"
 Changes = dict[str, list[Any]]
 """What a resumed run does differently, by name: [was, is]."""
 
@@ -145,19 +149,62 @@ def append_json_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """All whole lines of a file; a last line cut off by a kill is left out, and a missing file is empty."""
-    records = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """All lines of a file, each an object; a missing file is empty.
+
+    A last line that a kill has cut, which is one without a line end, is left out.
+
+    Raises:
+        InputError: any other line is not what was written; the message has its number.
+    """
+    *whole, last = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    records = [read_line(line, f"{file}, line {number}") for number, line in enumerate(whole, start=1)]
+    with suppress(InputError):
+        records += [read_line(last, str(file))] if last else []
     return records
 
 
+def read_line(line: bytes, where: str) -> dict[str, Any]:
+    """The object that a line is; `where` names it in errors."""
+    try:
+        record = json.loads(line)
+        found = None if isinstance(record, dict) else "no JSON object"
+    except (ValueError, RecursionError):  # the first is also of bytes that are no text
+        found = "no JSON"
+    require(found is None, f"{where} is {found}; nothing was changed; {RESTORE}")
+    return record
+
+
 def keep_phases_below(file: Path, phase: int, write: bool = True) -> list[dict[str, Any]]:
-    """Drop the lines of phases that a resumed run is about to repeat, in the file too if `write`; returns what stays."""
-    kept = [record for record in read_json_lines(file) if record["phase"] < phase]
+    """Drop the lines of phases that a resumed run is about to repeat, in the file too if `write`; returns what stays.
+
+    Raises:
+        InputError: a line is not what was written, or is of no phase; nothing is dropped then.
+    """
+    records = read_json_lines(file)
+    for number, record in enumerate(records, start=1):
+        its = record.get("phase")
+        require(
+            type(its) is int and its >= 0,
+            f"{file}, line {number} has phase={shown(its)}, which must be a whole number; nothing was changed; {RESTORE}",
+        )
+    kept = [record for record in records if record["phase"] < phase]
     if write:
         write_atomically(file, "".join(json.dumps(record) + "\n" for record in kept))
     return kept
+
+
+def read_metrics(file: Path, phase: int) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl below a phase, whose values are numbers, or null where a phase has none.
+
+    Raises:
+        InputError: see keep_phases_below; or a value of another kind.
+    """
+    records = keep_phases_below(file, phase, write=False)
+    for number, record in enumerate(records, start=1):
+        strange = [name for name, value in record.items() if value is not None and type(value) not in (int, float)]
+        strange += [name for name in OF_EVERY_PHASE if record.get(name) is None]
+        require(
+            not strange,
+            f"{file}, line {number} has no number for {', '.join(strange[:3])}; nothing was changed; {RESTORE}",
+        )
+    return records

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlhf_lib.args import LORA_MAPS, InputError
+from rlhf_lib.args import InputError, SftArgs
+from rlhf_lib.args.types import checked, shown
 from rlhf_lib.files import whole_files
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora, checkpoint, load_policy
 from rlhf_lib.runs import checkpoints
@@ -34,7 +35,19 @@ def about_model(directory: Path) -> dict[str, Any] | None:
     """What was saved with a model; empty for a model of before, None where there is no whole model."""
     if not any((directory / name).is_file() for name in ("config.json", "adapter_config.json")):
         return None
-    return checkpoint.read_settings(directory / PHASE_FILE, str(directory))
+    about = checkpoint.read_settings(directory / PHASE_FILE, str(directory))
+    for name, value in about.items():
+        fits = is_count(value) if name == "phase" else value is None or is_count(value) or isinstance(value, float)
+        if not fits:
+            raise InputError(
+                f"{directory / PHASE_FILE} has {name}={shown(value)}, which must be a number; correct it, or remove that file"
+            )
+    return about
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 0."""
+    return type(value) is int and value >= 0
 
 
 def policy_of_run(run: str, which: str = "last", **options: Any) -> tuple[BridgedTransformer, str]:
@@ -68,7 +81,7 @@ def policy_of_run(run: str, which: str = "last", **options: Any) -> tuple[Bridge
 def policy_of_checkpoint(path: Path, **options: Any) -> tuple[BridgedTransformer, str]:
     """The policy of a run's last checkpoint, and a sentence that says from which phase it is."""
     what = f"run={str(path)!r}"
-    told, state = checkpoint.read_settings(path / "args.json", what), checkpoints.load_checkpoint(path / checkpoints.NAME)
+    told, state = read_model_args(path / "args.json"), checkpoints.load_checkpoint(path / checkpoints.NAME)
     tensors = state["model"]
     if not any(name.startswith(("lora.", "base_model.")) for name in tensors):
         raise InputError(
@@ -76,15 +89,29 @@ def policy_of_checkpoint(path: Path, **options: Any) -> tuple[BridgedTransformer
         )
     with checkpoint.sound(what, "args.json and checkpoint.pt are of two runs, or the base model has changed"):
         if not any(name.startswith("lora.") for name in tensors):
-            model = BridgedTransformer(told["base_model"], **options)
-        elif told.get("adapter"):
-            model = TransformerWithLora.from_adapter(told["adapter"], **options)
+            model = BridgedTransformer(told.base_model, **options)
+        elif told.adapter is not None:
+            model = TransformerWithLora.from_adapter(told.adapter, **options)
         else:
-            maps = tuple(told.get("lora_maps", LORA_MAPS))
-            model = TransformerWithLora(told["base_model"], told["lora_alpha"], told["lora_rank"], maps=maps, **options)
+            model = TransformerWithLora(told.base_model, told.lora_alpha, told.lora_rank, maps=told.lora_maps, **options)
         model.load_trainable_state(tensors)
-    about = {"phase": state["next_phase"], "of": told.get("total_phases", told.get("epochs"))}
+    phases = checkpoint.read_settings(path / "args.json", what)
+    about = {"phase": state["next_phase"], "of": phases.get("total_phases", phases.get("epochs"))}
     return model, sentence(str(path), about, checkpoints.NAME)
+
+
+def read_model_args(file: Path) -> SftArgs:
+    """What a run's args.json says of its model, whatever the run: SftArgs has all that there may be.
+
+    Raises:
+        InputError: no JSON object, or a value that the field does not allow.
+    """
+    told = checkpoint.read_settings(file, str(file))
+    names = ("base_model", "adapter", "lora_rank", "lora_alpha", "lora_maps")
+    try:
+        return SftArgs(**checked(SftArgs, {name: told[name] for name in names if name in told}))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
 
 
 def sentence(run: str, about: dict[str, Any], where: str) -> str:

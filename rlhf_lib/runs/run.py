@@ -246,7 +246,8 @@ class Run:
         )
         self.before, self.earlier_seconds = json.loads(state["before"]), state["seconds"]
         begun = self.first_phase + bool(trainer.updates_of_cut_phase)
-        self.history = directory.keep_phases_below(self.directory.metrics_file, begun, write=False)
+        self.history = directory.read_metrics(self.directory.metrics_file, begun)
+        directory.keep_phases_below(self.directory.samples_file, begun, write=False)
         parallel.wait_for_all()  # until every process has read them
         if self.writes:
             for file in (self.directory.metrics_file, self.directory.samples_file):

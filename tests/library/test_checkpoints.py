@@ -1,5 +1,6 @@
 """Damage to a checkpoint is noticed, wherever it is, and the one before is offered."""
 
+import json
 import os
 import random
 
@@ -14,7 +15,16 @@ from rlhf_lib.runs.checkpoints import NAME, PREVIOUS, about_checkpoint, load_che
 
 
 def state(phase):
-    return {"next_phase": phase, "model": {"weight": torch.arange(20.0) + phase}, "before": "{}"}
+    return {
+        "next_phase": phase,
+        "step": 4 * phase,
+        "model": {"weight": torch.arange(20.0) + phase},
+        "optimizer": {"state": {}, "param_groups": [{"params": [0], "lr": 0.1}]},
+        "scheduler": {"last_epoch": phase},
+        "rng": torch.get_rng_state(),
+        "before": "{}",
+        "seconds": 1.5,
+    }
 
 
 @pytest.fixture
@@ -166,3 +176,39 @@ def test_a_full_disk_leaves_both(saved, monkeypatch):
     with pytest.raises(CannotWrite, match=r"checkpoint.pt could not be written \(No space left on device\)"):
         save_checkpoint(saved / NAME, state(8))
     assert [load_checkpoint(saved / name)["next_phase"] for name in (NAME, PREVIOUS)] == [7, 6]
+
+
+WRONG = {
+    "next_phase": ["x", None, -1, 1.5, True],
+    "step": ["x", None],
+    "model": [None, 5, {}, {"weight": 3}, [torch.ones(2)]],
+    "optimizer": [None, {}, {"state": {}}, {"state": {}, "param_groups": [3]}, {"state": {}, "param_groups": [{}]}],
+    "scheduler": [None, {}, {"last_epoch": "x"}, 3],
+    "rng": [None, "x", torch.ones(4), torch.zeros(3, dtype=torch.uint8)],
+    "before": [None, 5, "no JSON", "[1]", "[" * 100_000],
+    "seconds": ["x", None, True],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values], ids=repr)
+def test_what_a_run_does_not_write_is_no_checkpoint(name, value, tmp_path, capsys):
+    """Whole by its bytes, since it has no checksum, and wrong in one of its parts."""
+    torch.save({**state(7), name: value}, tmp_path / NAME)
+    with pytest.raises(InputError, match=f"it has no {name} such as a run writes") as error:
+        load_checkpoint(tmp_path / NAME)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_part(tmp_path):
+    for name in WRONG:
+        torch.save({part: value for part, value in state(7).items() if part != name}, tmp_path / NAME)
+        with pytest.raises(InputError, match=str(tmp_path / NAME)):
+            load_checkpoint(tmp_path / NAME)
+
+
+@pytest.mark.parametrize(
+    "about", [{"next_phase": "x"}, {"next_phase": -1}, {"prepared": 3}, {"prepared": {"a": "x"}}, {}], ids=str
+)
+def test_a_closing_line_of_something_else_says_nothing(about, tmp_path):
+    (tmp_path / NAME).write_bytes(b"...\n" + json.dumps({**about, "sha256": "0"}).encode() + b"\n")
+    assert about_checkpoint(tmp_path) == {}

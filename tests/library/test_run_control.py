@@ -18,6 +18,7 @@ from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.runs import Run, policy_of_run
 from rlhf_lib.runs.checkpoints import load_checkpoint
 from rlhf_lib.runs.directory import read_json_lines
+from rlhf_lib.runs.kept import about_model, read_model_args
 from rlhf_lib.trainers import TRAINERS, RewardModelTrainer, SftTrainer, TrainingDiverged
 
 from .conftest import ARGS_OF, ON_A_PREFIX
@@ -235,6 +236,33 @@ def test_an_adapter_is_not_merged_into_its_own_directory(make, tmp_path):
     model = str(tmp_path / "run" / "model")
     assert cli.main(["merge", "--adapter", model, "--output-dir", model]) == 2
     assert not (tmp_path / "run" / "model" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"phase": "x"}, "phase='x'"),
+        ({"phase": None}, "phase=None"),
+        ({"phase": 1, "of": "x"}, "of='x'"),
+        ({"phase": 1, "held_out_accuracy": "x"}, "held_out_accuracy='x'"),
+    ],
+    ids=str,
+)
+def test_what_is_told_of_a_model_is_numbers(about, told, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "phase.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match=f"phase.json has {told}, which must be a number"):
+        about_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lora_alpha", None), ("lora_rank", "x"), ("lora_maps", 3), ("base_model", 5), ("adapter", [])], ids=str
+)
+def test_what_args_json_says_of_a_model_fits(name, value, make, tmp_path):
+    file = tmp_path / "args.json"
+    file.write_text(json.dumps({"algorithm": "grpo", "base_model": "pocket", "lora_rank": 4, name: value}))
+    with pytest.raises(InputError, match=f"args.json: {name}="):
+        read_model_args(file)
 
 
 def test_a_merge_that_overflows_is_refused(make, tmp_path):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from rlhf_lib.args import InputError
 from rlhf_lib.files import write_atomically
-from rlhf_lib.runs.directory import append_json_lines, keep_phases_below, new_run_path, read_json_lines
+from rlhf_lib.runs.directory import append_json_lines, keep_phases_below, new_run_path, read_json_lines, read_metrics
 from rlhf_lib.runs.metrics import PhaseMetrics, explained_variance, group_metrics, ratio_metrics, rollout_metrics
 from rlhf_lib.runs.plots import plot_curves
 from rlhf_lib.runs.summary import one_line, sample_table
@@ -101,6 +102,46 @@ def test_json_lines_survive_a_cut(tmp_path):
     assert keep_phases_below(file, 1) == [{"phase": 0}]
     assert file.read_text() == '{"phase": 0}\n'
     assert read_json_lines(tmp_path / "none") == []
+
+
+PHASE = b'{"phase": 0, "step": 1, "samples": 8, "seconds": 0.5, "kl": null}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b'{"phase": 1, "kl"\n', "is no JSON;"),
+        (b'{"phase": 1\xff}\n', "is no JSON;"),
+        (b"\n", "is no JSON;"),
+        (b"[" * 100_000 + b"\n", "is no JSON;"),
+        (b"[1]\n", "is no JSON object;"),
+        (b"null\n", "is no JSON object;"),
+        (b'{"a": 1}\n', "has phase=None, which must be a whole number"),
+        (b'{"phase": "a"}\n', "has phase='a'"),
+        (b'{"phase": 1.0}\n', "has phase=1.0"),
+        (b'{"phase": -1}\n', "has phase=-1"),
+        (b'{"phase": 1}\n', "has no number for step, samples, seconds;"),
+        (PHASE.replace(b"0.5", b'"x"'), "has no number for seconds"),
+        (PHASE.replace(b"null", b'["x"]'), "has no number for kl;"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_damaged_line_is_named_and_nothing_is_lost(line, told, tmp_path):
+    """Only the last line can have been cut by a kill; any other is for a person to look at."""
+    file = tmp_path / "metrics.jsonl"
+    content = PHASE + line + PHASE.replace(b"0,", b"2,", 1)
+    file.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_metrics(file, 3)
+    assert f"{file}, line 2 {told}" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("left", [b'{"phase": 1, "st', b"\xff\xfe", b"[1]", b""], ids=str)
+def test_a_last_line_without_an_end_is_left_out(left, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(PHASE + left)
+    assert [record["phase"] for record in read_metrics(tmp_path / "metrics.jsonl", 3)] == [0]
 
 
 def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
