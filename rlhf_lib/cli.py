@@ -255,6 +255,10 @@ def merge(rest: list[str]) -> int:
     from rlhf_lib.models import TransformerWithLora
 
     with writing_in(args.output_dir) as directory:
+        if (directory / "adapter_config.json").exists():
+            raise InputError(
+                f"output_dir={args.output_dir!r} holds an adapter, which a merged model cannot lie beside; choose another"
+            )
         model = TransformerWithLora.from_adapter(args.adapter, args.base_model, device=args.device, dtype=args.dtype)
         with whole_files(directory) as new:
             model.save_merged(new)

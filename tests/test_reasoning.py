@@ -371,7 +371,7 @@ def test_answers_match__texts(student):
         judge(student, completion, other, False)
     judge(student, name, name, False, "xml")
     judge(student, f"{a}", f"{a}", False, "xml")
-    for reference in (f"{a} hours {b} minutes", f"{a}:{b}", f"({a}, {b})", f"{a} to {b}"):
+    for reference in (f"{a} hours {b} minutes", f"{a}:{b}", f"({a}, {b})", f"{a}, {b}", f"{a} to {b}"):
         judge(student, f"#### {reference}", reference, True)
         judge(student, f"#### {a}", reference, False)
         judge(student, f"#### {b}", reference, False)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rlhf_lib.args import InputError
+from rlhf_lib.args.types import shown
 from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.adapter import AdaptedMap, LoraHooks
 from rlhf_lib.lora.fused import FusedMap
@@ -35,6 +36,10 @@ HARMLESS = {  # settings that say nothing about what a loaded adapter computes, 
     *("runtime_config", "megatron_core", "megatron_config", "eva_config", "loftq_config", "qalora_group_size"),
     *("ensure_weight_tying",),
 }
+REPEATED_GROUP = re.compile(r"\)[*+{]")  # in a regex: what can take time that doubles with every character
+REPEAT = re.compile(r"[*+{]")
+MOST_REPEATS = 5  # of a regex; each lets its time grow with one more power of a path's length
+LARGEST_SCALE = 1e6
 PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")  # those that leave the base model's weights alone
 
 
@@ -75,6 +80,7 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
     if config.get("peft_type") != "LORA":
         raise InputError(f"{file} has peft_type={config.get('peft_type')!r}; only LORA adapters can be loaded; {MERGE}")
     check_numbers(file, config)
+    check_patterns(file, config)
     started = config.get("init_lora_weights", True)
     if not (started in PLAIN_INITIALISATIONS if isinstance(started, (str, bool)) else started is None):
         raise InputError(
@@ -90,27 +96,54 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
 
 
 def check_numbers(file: Path, config: dict[str, Any]) -> None:
-    """Ranks must be whole numbers from 1, alphas finite numbers, patterns objects of such."""
+    """Ranks must be whole numbers from 1, alphas numbers, neither beyond reason, and patterns objects of such."""
 
     def is_number(value: Any) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_SCALE
 
     def is_rank(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST_SCALE
 
     for key, pattern, fits, rule in (
-        ("r", "rank_pattern", is_rank, "a whole number from 1"),
-        ("lora_alpha", "alpha_pattern", is_number, "a finite number"),
+        ("r", "rank_pattern", is_rank, f"a whole number from 1 to {LARGEST_SCALE:g}"),
+        ("lora_alpha", "alpha_pattern", is_number, f"a number of at most {LARGEST_SCALE:g}"),
     ):
         values = config.get(pattern)
         values = {} if values is None else values
         if not isinstance(values, dict):
-            raise InputError(f"{file} has {pattern}={values!r}, which must be an object of numbers by module; correct it")
+            raise InputError(f"{file} has {pattern}={shown(values)}, which must be an object of numbers by module; correct it")
         for name, value in ((key, config.get(key)), *((f"{pattern}[{one!r}]", value) for one, value in values.items())):
             if not fits(value):
                 raise InputError(
-                    f"{file} has {name}={value!r}, which must be {rule}; restore the file from a copy, or correct it"
+                    f"{file} has {name}={shown(value)}, which must be {rule}; restore the file from a copy, or correct it"
                 )
+
+
+def check_patterns(file: Path, config: dict[str, Any]) -> None:
+    """What names modules must be texts, or regexes that are whole and cannot take forever."""
+    for key in ("target_modules", "exclude_modules"):
+        value = config.get(key)
+        if isinstance(value, str):
+            check_regex(file, key, value)
+        elif value is not None and not (isinstance(value, list) and all(isinstance(name, str) for name in value)):
+            raise InputError(f"{file} has {key}={shown(value)}, which must be a text or a list of texts; correct it")
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern in config.get(key) or {}:
+            check_regex(file, key, pattern)
+
+
+def check_regex(file: Path, key: str, pattern: str) -> None:
+    """A regex of a file's must compile, and its time be bounded by a power of a path's length."""
+    try:
+        re.compile(f"(.*\\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError) as error:
+        raise InputError(f"{file} has {key} {shown(pattern)}, which is no regular expression ({error}); correct it") from None
+    refers_back = re.search(r"\\[1-9]|\(\?P=", pattern)
+    if refers_back or REPEATED_GROUP.search(pattern) or len(REPEAT.findall(pattern)) > MOST_REPEATS:
+        raise InputError(
+            f"{file} has {key} {shown(pattern)}, which repeats a group, refers back or has over {MOST_REPEATS} repeats: "
+            "it could take forever to match; list the modules by name"
+        )
 
 
 def read_adapter_weights(directory: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -189,6 +222,9 @@ def read_adapter(directory: Path, maps: list[AdaptedMap], names: PeftNames) -> S
         alpha = of_pattern(config.get("alpha_pattern"), path, config["lora_alpha"])
         alpha = float(alpha * math.sqrt(rank) if config.get("use_rslora") else alpha)
         is_own = of_pattern(config.get("rank_pattern"), path, None) is not None
+        require_finite(
+            [(path, (alpha / rank) * A.abs().amax() * B.abs().amax() * rank)], str(directory), "lower its lora_alpha"
+        )
         for m in at_path[path]:
             one = part_of(SavedMap(alpha, A.T, B.T), names.fused_map(m), m.map_name, is_own)
             if one is not None:

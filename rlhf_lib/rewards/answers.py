@@ -20,17 +20,41 @@ ANSWERING = re.compile(
     r"[0-9]|\\boxed|\banswer\s+is\b", re.IGNORECASE
 )  # where this follows a text after ####, it was a heading
 SAYS = re.compile(
-    r"(?<![\w/])(?:answer|(?:correct|right|best)\s+(?:option|choice))(?:\s+(?:is|(?:should|must|would)\s+be)\b|[*_]{0,3}:)[\s:*_]*",
+    r"(?<![\w/])(?:answer|(?:correct|right|best)\s+(?:option|choice))"
+    r"(?:\s+(?:is|(?:should|must|would)\s+be)\b|[*_]{0,3}:|\s*=)(?P<gap>[\s:*_]*)",
     re.IGNORECASE,
 )
+LIST_MARK = re.compile(r"[-+] +(?=\S)")
+NEGATED = re.compile(r"not\b[^,;\n]*?(?:[,;]|\bbut\b)\s*(?:but\b\s*)?", re.IGNORECASE)  # not 42, it is 43
+REASON = re.compile(r"[,;]?\s+(?:because|since)\b", re.IGNORECASE)
 SENTENCE = re.compile(r"(?:[^\n]*:[ *_]*\n\s*)?(?:[^\n.!?]|[.!?](?!\s+[^\W\d]|\s*$))*\.?")
-LETTER = re.compile(  # "a" is an article too, so that it needs a bracket, a stop or the line's end after it
-    r"[\s*_(\[{$\\]*(?:(?:option|choice|text|textbf|mathrm)\b[\s({\[*]*)?"
-    r"(?:([B-Eb-e])\b(?!')|([Aa])(?=\s*(?:[)\].:,*}$]|\n|$)))",
+OPTIONS = "A-Ja-j"  # ten, as in MMLU-Pro
+NO_OPTION = (  # after a letter: a possessive, an abbreviation, an operator, another option
+    r"(?!['’(#^/]|\.[a-z]\.|-\w|\*\w|\+| *[\^=+]| *[<>](?![/|])|\s\*\s"
+    rf"|\s*(?:\band\b|\bor\b|&)\s*[(\[]?[{OPTIONS}]\b|\s*[,;]\s*[(\[]?[{OPTIONS}]\b(?!\s+\w))"
+)
+CHOSEN = (  # "a" is an article and "I" a pronoun, so that they need a bracket, a stop, a reason or the line's end after them
+    rf"(?:([B-HJb-hj])\b{NO_OPTION}"
+    rf"|([AaIi])\b{NO_OPTION}(?=\s*(?:[)\].:,*}}$<]|\n|$|(?:because|since|is\s+(?:correct|right))\b)))"
+)
+LETTER = re.compile(
+    rf"[\s*_(\[{{$\\]*(?:(?:option|choice|text|textbf|mathrm)\b[\s({{\[*]*)?{CHOSEN}",
     re.IGNORECASE,
 )
-LONE_LETTER = re.compile(r"[(\[]\s*([A-Ea-e])\s*[)\]]|\b(?:option|choice)\s+([A-Ea-e])\b", re.IGNORECASE)
-LETTER_LINE = re.compile(r"[\s*_(\[{$>#-]*([A-Ea-e])(?:[\s*_)\]}$.:]*|[*_]{0,2}[).:\]][\s*_].*)")
+LONE_LETTER = re.compile(
+    rf"[(\[]\s*([{OPTIONS}])\s*[)\]]|\b(?:option|choice)\s+([{OPTIONS}])\b"
+    rf"|(?<!not )(?<!n't )\b(?:choose|pick|select|answer|it'?s|it is|which is)\s+{CHOSEN}"
+    rf"|\b([{OPTIONS}]) is (?:the )?(?:correct|right|best)\b",
+    re.IGNORECASE,
+)
+REJECTED = re.compile(rf"[(\[]\s*[{OPTIONS}]\s*[)\]]\W{{0,3}}(?:is )?(?:no|not|wrong|false|incorrect)\b", re.IGNORECASE)
+LETTER_LINE = re.compile(rf"[\s*_(\[{{$>#-]*([{OPTIONS}])(?:[\s*_)\]}}$.:]*|[*_]{{0,2}}[).:\]][\s*_].*)")
+TYPESET = (  # ways to write one expression: \sqrt{3} and \sqrt3, \frac{x}{2} and x/2, 3:30 p.m. and 3:30pm
+    (re.compile(r"(?<![\w^}])\\frac\{(\w+|\\[a-z]+)\}\{(\w+|\\[a-z]+)\}(?!\w)"), r"\1/\2"),
+    (re.compile(r"(?<=[^\s\w])\{([0-9]+|[a-z])\}(?!\w)|(?<=sqrt)\{([0-9]+)\}(?!\w)"), r"\1\2"),
+    (re.compile(r"(?<=[0-9]) ?([ap])\.? ?m\b\.?"), r"\1m"),
+    (re.compile(r"(?<=[a-z]) and (?=[0-9])"), " "),
+)
 PUNCTUATED = re.compile(r"\s*([^\w\s])\s*")
 EDGES = " .,;:!?*_`\"'$"
 
@@ -76,13 +100,28 @@ def extract_boxed(completion: str) -> str | None:
 
 
 def extract_said(completion: str) -> str | None:
-    """What follows the last "the answer is": the first number of the sentence, or the sentence."""
-    tail = completion[-LONGEST_TAIL:]
-    starts = [said.end() for said in SAYS.finditer(tail)]
-    if not starts:
+    """What follows the last "the answer is": the first number of the sentence, or the sentence, before its reason.
+
+    "not 42, it is 43" says 43, and "not 42" no number.
+    """
+    said = after_cue(completion[-LONGEST_TAIL:])
+    if said is None:
         return None
-    sentence = SENTENCE.match(tail[starts[-1] : starts[-1] + LONGEST_ANSWER])[0]
-    return first_stated(sentence) or sentence
+    sentence = SENTENCE.match(said)[0]
+    answer = REASON.split(sentence, maxsplit=1)[0]
+    return first_stated(answer) or answer
+
+
+def after_cue(tail: str) -> str | None:
+    """The text after the last "the answer is", without a list's mark and what it says the answer is not; None without one."""
+    said = [*SAYS.finditer(tail)][-1:]
+    if not said:
+        return None
+    text = tail[said[0].end() : said[0].end() + LONGEST_ANSWER]
+    if "\n" in said[0]["gap"]:
+        text = LIST_MARK.sub("", text, count=1) if LIST_MARK.match(text) else text
+    negated = NEGATED.match(text)
+    return text[negated.end() :] if negated else text
 
 
 def extract_last_number(completion: str) -> str | None:
@@ -104,16 +143,15 @@ def is_option(reference: str) -> bool:
 def extract_letter(completion: str) -> str | None:
     """The letter of the option chosen: in the last closed <answer>, after ####, boxed, or said; else alone on the last line;
     else the last "(c)" or "option c" of the text; else alone on the first line. A word such as "a" is no choice."""
-    tail = completion[-LONGEST_TAIL:]
-    said = [tail[match.end() : match.end() + LONGEST_ANSWER] for match in SAYS.finditer(tail)]
-    places = (extract_tagged(completion), extract_hashes(completion), extract_boxed(completion), *said[-1:])
+    tail = REJECTED.sub("", completion[-LONGEST_TAIL:])
+    places = (extract_tagged(completion), extract_hashes(completion), extract_boxed(completion), after_cue(tail))
     found = (option_letter(place) for place in places if place is not None)
     named = next((letter for letter in found if letter is not None), None)
     if named is not None:
         return named
     lines = [line[:LONGEST_ANSWER] for line in (tail.strip().split("\n") if tail.strip() else [""])]
     first, last = (LETTER_LINE.fullmatch(line) for line in (lines[0], lines[-1]))
-    lone = [one or other for one, other in LONE_LETTER.findall(tail)]
+    lone = ["".join(groups) for groups in LONE_LETTER.findall(tail)]
     letters = [*([first[1]] if first else []), *lone, *([last[1]] if last else [])]
     return letters[-1].lower() if letters else None
 
@@ -171,7 +209,10 @@ def parse_number(text: str) -> Fraction | None:
 
 def as_text(answer: str) -> str:
     """An answer that is no number, for comparison: without LaTeX, case, and the space and punctuation around it."""
-    text = PUNCTUATED.sub(r"\1", plain(answer).casefold()).strip(EDGES)
+    text = PUNCTUATED.sub(r"\1", plain(answer).casefold())
+    for pattern, instead in TYPESET:
+        text = pattern.sub(instead, text)
+    text = text.strip(EDGES)
     return text or answer.strip().casefold()
 
 

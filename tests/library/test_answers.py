@@ -229,6 +229,80 @@ def test_words_are_no_options(completion):
     assert answers_match(completion, "A") == (completion == "a")
 
 
+SAID_IN_ANOTHER_FORM = [  # completion and reference, which a person takes for the same
+    ("The answer is:\n- 42", "42"), ("Final answer:\n\n- 42 apples", "42"), ("#### 5\n\n#### Explanation 2\nbecause", "5"),
+    ("The answer is not 42, it is 43.", "43"), ("The answer is not 42 but 43.", "43"),
+    ("The total cost is $42.00 ($21.00 x 2)", "42"), ("I need 42 dollars ($21 × 2).", "42"),
+    ("9.8 m/s^2", "9.8"), ("it falls with 9.8 m/s^2.", "9.8"), ("an area of 18 cm^2", "18"), ("96/16=6 times a day.", "6"),
+    ("It costs 2,000 dollars and 50 cents.", "2000.50"),
+    ("Rs 500/-", "500"), ("It costs Rs. 500/-.", "500"), ("negative 5", "-5"), ("The answer is negative 5.", "-5"),
+    ("#### 5 sec", "5"), ("#### 5 Ω", "5"), ("They meet at 3:30 p.m.", "3:30 pm"), ("#### 3:30 p.m.", "3:30 pm"),
+    ("#### 3:30PM", "3:30 pm"), ("The ratio is 3 : 4", "3:4"),
+    ("The answer is yes, because 3 > 2", "yes"), ("x + 1", "x+1"), (r"\boxed{2\sqrt3}", r"2\sqrt{3}"),
+    (r"\boxed{2^{10}}", "2^10"),
+    (r"\boxed{\frac{x}{2}}", "x/2"), (r"\boxed{\frac{\pi}{2}}", r"\pi/2"), ("The total is 1.234,50 €", "1234.50"),
+    ("#### 3 hundred", "300"), ("#### 2 dozen", "2"), (r"\boxed{5 \text{ million}}", "5000000"),
+    (r"\boxed{5 million}", "5000000"),
+    ("#### 2.5 million", "2500000"), ("It sold 2 hundred thousand.", "200000"), ("$1 1/2 million", "1500000"),
+    ("3 crore", "30000000"),
+    ("The answer is 5 dollars and 50 cents", "5.50"), ("The answer is $5 and 50 cents", "5.5"),
+    ("#### 5 dollars 5 cents", "5.05"),
+    ("The answer is 2 hours and 30 minutes", "2 hours 30 minutes"), ("It takes 2 hours 30 minutes.", "2 hours and 30 minutes"),
+    ("The answer is 5 feet 3 inches", "5 feet 3 inches"), ("x > 5", "x>5"), ("x=1, y=2", "x = 1, y = 2"),
+    ("$5 to $10", "$5 to $10"), ("5~10", "5-10"), ("so x = 5, y = 6, and x + y = 11", "11"),
+]  # fmt: skip
+SAID_OTHERWISE = [  # completion and a reference that a person does not find in it
+    (r"\boxed{5 million}", "5"), ("#### 2.5 million", "2.5"), ("#### 2 thousand", "2"), ("5 hundred", "5"), ("5 bn", "5"),
+    ("#### 5 hundred-dollar bills", "500"), ("#### 1e400 million", "1"), ("#### 5/0 million", "5"), ("#### 3 tenths", "3"),
+    ("The answer is 5 feet 3 inches", "5"), ("The answer is 5 feet 3 inches", "3"),
+    ("The answer is 2 hours and 30 minutes", "2"),
+    ("2 hours and 30 minutes", "30"), ("It takes 1 hour, 5 minutes and 7 seconds.", "7"), ("It weighs 3 lbs 4 oz", "4"),
+    ("5 thousand and 20", "20"), ("The answer is 5 dollars and 50 cents", "5"), ("The answer is $5 and 50 cents", "5"),
+    ("The answer is $5 and 50 cents", "50"),
+    ("x > 5", "5"), ("x ≠ 5", "5"), ("x != 5", "5"), (r"$x \ge 5$", "5"), ("x >= 5", "5"), ("5 < x", "5"),
+    ("x = 1 or x = 2", "2"), ("x=1, y=2", "2"), ("x = 1; y = 2; z = 3", "3"), ("a_1 = 5, a_2 = 6", "6"),
+    ("The answer is x = 1 and y = 2", "1"),
+    ("The answer is x = 1 and y = 2", "2"), ("$5 to $10", "10"), ("$5 each and 50 cents", "5.5"), ("6 times 5", "5"),
+    ("5~10", "10"), ("5 ~ 10", "10"), ("The answer is 5 or 6", "5"),
+    ("between 5 and 10 apples", "10"), ("5 apples or 6 apples", "6"),
+    (r"\log_2 8", "8"), ("sin 30", "30"), ("x + 1", "1"), ("3 plus 4", "4"), ("20 minus 5", "-5"), ("20 minus 5", "5"),
+    ("The answer is not 42, it is 43.", "42"), ("The answer is not 42.", "42"), ("It is not 42", "42"), ("negative 5", "5"),
+    ("2 (3 x 4)", "2"), ("f(2)", "2"), ("The ratio is 3 : 4", "4"), ("#### sec 5", "5"), ("#### 5 t", "5"),
+    ("The answer is yes, because 3 > 2", "3"), ("The answer is yes, because 3 > 2", "no"),
+    (r"\boxed{2\frac{1}{x}}", "21/x"), (r"\boxed{\sqrt{3}x}", r"\sqrt{3x}"), ("(1.234,50)", "1234.5"),
+    ("They meet at 3:30 p.m.", "30"),
+    (r"\boxed{A, B}", "A"), (r"\boxed{A, B}", "B"), ("The answer is A and B.", "A"), ("The answer is B or C", "B"),
+    ("#### A/B", "A"),
+    ("The answer is e^2", "E"), ("The answer is c = 5", "C"), ("The answer is C++", "C"), ("The answer is D-Day", "D"),
+    ("The answer is c + 1", "C"), ("The answer is e.g. 5", "E"), ("The answer is D'Artagnan", "D"),
+    ("The answer is D’Artagnan", "D"),
+    ("The answer is I think 5", "I"), ("The answer is not B but C", "B"), ("The answer is not B", "B"),
+    ("I don't choose B.", "B"), ("(a) no (b) no (c) yes", "a"),
+]  # fmt: skip
+LETTERS_SAID = [
+    ("I choose B.", "B"), ("It's B", "B"), ("d is correct.", "d"), ("So d is correct.", "d"), ("Answer d", "d"),
+    ("answer = d", "d"),
+    ("The answer is 27.5, which is d", "d"), ("The answer is A because B is wrong", "A"), ("The answer is not B but C", "C"),
+    ("(a) no (b) no (c) yes", "c"), ("(a) yes (b) no (c) no", "a"), ("(F)", "F"), ("The answer is (F).", "F"),
+    ("The answer is: (F) 6", "F"),
+    ("The answer is J", "j"), ("The answer is (I)", "I"), ("#### G", "(g)"), ("The answer is B - Paris", "B"),
+    ("The answer is B, a train", "B"),
+    ("The answer is B</s>", "B"), ("The answer is **B** because", "B"), ("The answer is:\n- B", "B"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("completion", "reference"), SAID_IN_ANOTHER_FORM + LETTERS_SAID)
+def test_a_person_finds_the_reference(completion, reference):
+    assert answers_match(completion, reference)
+    other = str(parse_number(reference) + 1) if parse_number(reference) is not None else "B" if reference != "B" else "C"
+    assert not answers_match(completion, other)
+
+
+@pytest.mark.parametrize(("completion", "reference"), SAID_OTHERWISE)
+def test_a_person_does_not_find_the_reference(completion, reference):
+    assert not answers_match(completion, reference)
+
+
 # References
 
 HARD = (

@@ -229,6 +229,14 @@ def test_broken_weights_are_refused_wherever_they_come_from(make, tmp_path, mode
         load()
 
 
+def test_an_adapter_is_not_merged_into_its_own_directory(make, tmp_path):
+    """Both configurations would lie there, and what is loaded would depend on who loads."""
+    make("ppo-lora").train()
+    model = str(tmp_path / "run" / "model")
+    assert cli.main(["merge", "--adapter", model, "--output-dir", model]) == 2
+    assert not (tmp_path / "run" / "model" / "config.json").exists()
+
+
 def test_a_merge_that_overflows_is_refused(make, tmp_path):
     make("grpo").train()
     model = load_policy(tmp_path / "run" / "model", "cpu")

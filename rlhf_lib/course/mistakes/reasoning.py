@@ -217,7 +217,7 @@ BANK: dict[str, list[Mistake]] = {
             ("read_reference(reference)", "extract_answer(reference, convention) or reference"),
         ),
         mistake(
-            "of a reference the last number counts, though it is a part of the answer: 2 hours 30 minutes are 30",
+            'of a reference the last number counts, though it is a part of the answer: "2, 30" is 30',
             ("read_reference(reference)", "extract_answer(reference) or reference"),
         ),
         mistake(
