@@ -145,7 +145,6 @@ class RewardModelTrainer(Trainer):
         self.check_directory()
         source = self.task.name if args.comparisons is None else Path(args.comparisons).stem
         self.run_name = f"{args.kind}-{source}-seed{args.seed}"
-        check_base(args.reward_base)
         started = time.perf_counter()
         self.train_rows, self.test_rows = self.rows()
         self.seconds_before_run = time.perf_counter() - started
@@ -187,6 +186,7 @@ class RewardModelTrainer(Trainer):
             found = read_comparisons(args.comparisons, args.kind, reader)
             questions = [question_of(row) for row in found]
         else:
+            check_base(args.reward_base)  # sampling takes long
             prompts = self.task.worked(args.problems)
             judged = sample_judged(self.policy, self.task, prompts, args, partial(self.within_budget, "sampled_batches"))
             questions = [row.question for row in judged]

@@ -121,7 +121,7 @@ def test_one_sentence(words, sentence, run):
 
 
 def test_the_base_of_a_reward_model_is_looked_at_before_anything_is_sampled(run, monkeypatch):
-    monkeypatch.setattr("rlhf_lib.trainers.reward_model.RewardModelTrainer.rows", lambda trainer: pytest.fail("it sampled"))
+    monkeypatch.setattr("rlhf_lib.trainers.reward_model.sample_judged", lambda *given: pytest.fail("it sampled"))
     refused(run, "train", "reward-model", "--task", "pocket", "--reward-base", "./nope", "--device", "cpu")
 
 

@@ -290,7 +290,7 @@ def test_files_that_hold_no_reward(text, folder):
     ("word", "message"),
     [
         ("absent.py:earn", "absent.py cannot be read"),
-        (".:earn", "names code"),
+        (".:earn", "is not FILE.py:NAME"),
         ("folder.py:earn", "folder.py cannot be read"),
         ("mine.py", "must be FILE.py:NAME"),
         ("mine.py:", "must be FILE.py:NAME"),
