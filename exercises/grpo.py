@@ -1,11 +1,10 @@
-# Rendered by `rlhf course render`; fingerprint 53dcb705d134
+# Rendered by `rlhf course render`; fingerprint 0081c90a1549
 """Exercises of chapters/4_grpo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_grpo.py` (add -k NAME for one exercise), get a hint with
 `rlhf course hint NAME`, and see your own code at work with `python -m exercises.grpo`.
 """
 
-import sys
 import time
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -57,7 +56,7 @@ from rlhf_lib.objectives import (
     reduce_tokens,
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
@@ -183,7 +182,7 @@ def main() -> None:
 
     Options are those of GrpoArgs (--help); with --task None the prompt is a fixed prefix and the reward counts full stops.
     """
-    args = parse(GrpoArgs, sys.argv[1:], "grpo", recipe(GrpoArgs, "grpo-pocket"))
+    args = script_args(GrpoArgs, "grpo", recipe(GrpoArgs, "grpo-pocket"))
     if args.task is None:
         args = replace(args, reward_fn=reward_fn_char_count)
     GrpoTrainer(args).train()

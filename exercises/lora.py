@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 16ef5ab4fdd1
+# Rendered by `rlhf course render`; fingerprint 034fd95f12b2
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -7,7 +7,6 @@ Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercis
 
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -61,7 +60,7 @@ from rlhf_lib.objectives import (
     calc_value_function_loss,
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
@@ -346,7 +345,7 @@ def peft_tensors(hooks: LoraHooks, names: PeftNames) -> dict[str, Tensor]:
 def main() -> None:
     """Train adapters by PPO on word problems for a few phases, and look at what came of it; --help lists the options."""
     short = replace(recipe(LoraArgs, "ppo-lora-pocket"), total_phases=8, warmup_steps=1, eval_problems=0, log_samples_every=0)
-    args = parse(LoraArgs, sys.argv[1:], "lora", short)
+    args = script_args(LoraArgs, "lora", short)
 
     options = {"maps": args.lora_maps, "device": args.device, "dtype": args.dtype}
 

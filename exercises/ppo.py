@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 583ae4d25488
+# Rendered by `rlhf course render`; fingerprint 1bbbb3b9b770
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -8,7 +8,6 @@ Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise
 import copy
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import Mask, Reduction, calc_kl_estimate_penalty, hide, plogq, whiten
 from rlhf_lib.optim import get_optimizer_and_scheduler
-from rlhf_lib.recipes import parse
+from rlhf_lib.recipes import script_args
 from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
@@ -566,7 +565,7 @@ class RLHFTrainer(Trainer):
 def main() -> None:
     """Reward every full stop after a fixed prefix, and show what the model writes before and after; --help lists options."""
     default = RLHFArgs(total_phases=12, kl_coef=0.1, log_samples_every=0)
-    args = parse(RLHFArgs, sys.argv[1:], "python -m solutions.ppo", default)
+    args = script_args(RLHFArgs, "ppo", default)
     trainer = RLHFTrainer(args)
     torch.manual_seed(args.seed)
     _, before = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)

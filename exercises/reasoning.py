@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 8e9920263a1b
+# Rendered by `rlhf course render`; fingerprint eaf2aa235f9a
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -8,7 +8,6 @@ Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one ex
 import math
 import random
 import re
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -62,7 +61,7 @@ from rlhf_lib.objectives import (
     hide,
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler, get_supervised_optimizer
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards import REWARDS, correctness_reward, reward_fn_char_count
 from rlhf_lib.rewards.answers import (
     ANSWERING,
@@ -355,7 +354,7 @@ def first_reaching(history: list[dict[str, float | int | None]], name: str, leve
 
 def main() -> None:
     """Warm the bundled model up on worked solutions, then train it by ReFT; options are those of ReftArgs (--help)."""
-    args = parse(ReftArgs, sys.argv[1:], "python -m solutions.reasoning", recipe(ReftArgs, "reft-pocket"))
+    args = script_args(ReftArgs, "reasoning", recipe(ReftArgs, "reft-pocket"))
     ReftTrainer(args).train()
 
 

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 0103bc5c2f9d
+# Rendered by `rlhf course render`; fingerprint 0c9516a7f95a
 """Exercises of chapters/5_reward_models.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for one exercise), get a hint with
@@ -7,7 +7,6 @@ Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for on
 
 import math
 import os
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +62,7 @@ from rlhf_lib.objectives import (
     calc_value_function_loss,
 )
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
@@ -305,9 +304,7 @@ def main() -> None:
 
     Options are those of RewardModelArgs (--help).
     """
-    args = parse(
-        RewardModelArgs, sys.argv[1:], "python -m solutions.reward_models", recipe(RewardModelArgs, "reward-model-pocket")
-    )
+    args = script_args(RewardModelArgs, "reward_models", recipe(RewardModelArgs, "reward-model-pocket"))
     trainer = RewardModelTrainer(args)
     trainer.train()
 

@@ -4,6 +4,7 @@ A recipe of the library is named ALGORITHM-TASK, or ALGORITHM-TASK-MODEL where i
 is taken without being asked for; the others are asked for by name, and any file is by its path.
 """
 
+import sys
 from dataclasses import MISSING, field, fields, make_dataclass
 from functools import cache
 from pathlib import Path
@@ -40,6 +41,15 @@ def parse(kind: type[Args], words: list[str], prog: str, default: Args | None = 
     require_effect(args, given)
     require_no_saved_code(args)
     return args
+
+
+def script_args(kind: type[Args], prog: str, default: Args) -> Args:
+    """The arguments of a script from the words that it was started with; what is wrong with them is one sentence, code 2."""
+    try:
+        return parse(kind, sys.argv[1:], prog, default)
+    except InputError as error:
+        print(visible(f"{prog}: {error}"), file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def show_help(kind: type, prog: str, default: Any | None) -> NoReturn:

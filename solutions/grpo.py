@@ -1,10 +1,9 @@
-# Rendered by `rlhf course render`; fingerprint f4811518059e
+# Rendered by `rlhf course render`; fingerprint 6fb5c1cfd350
 """Solutions of chapters/4_grpo.md; run them with `python -m solutions.grpo`.
 
 GRPO on word problems: reasoning emerges while one watches.
 """
 
-import sys
 from dataclasses import replace
 from typing import Literal
 
@@ -25,7 +24,7 @@ from rlhf_lib.objectives import (
     hide,
     reduce_tokens,
 )
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards import reward_fn_char_count
 from rlhf_lib.rollouts import get_logprobs
 from rlhf_lib.trainers.ppo import LoraTrainer
@@ -202,7 +201,7 @@ def main() -> None:
 
     Options are those of GrpoArgs (--help); with --task None the prompt is a fixed prefix and the reward counts full stops.
     """
-    args = parse(GrpoArgs, sys.argv[1:], "grpo", recipe(GrpoArgs, "grpo-pocket"))
+    args = script_args(GrpoArgs, "grpo", recipe(GrpoArgs, "grpo-pocket"))
     if args.task is None:
         args = replace(args, reward_fn=reward_fn_char_count)
     GrpoTrainer(args).train()

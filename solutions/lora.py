@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 939be99419c6
+# Rendered by `rlhf course render`; fingerprint 7a9376d432c4
 """Solutions of chapters/3_lora.md; run them with `python -m solutions.lora`.
 
 Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
@@ -6,7 +6,6 @@ Low-rank adapters and a value head on a frozen model: trained, merged, saved and
 
 import math
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter
 from rlhf_lib.lora.peft_format import PeftNames, fuse, save_adapter
 from rlhf_lib.models import loading
 from rlhf_lib.models.policies import BridgedTransformer, FrozenPolicy, WithValueHead, base_of_adapter
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.trainers.ppo import LoraTrainer
 
@@ -341,7 +340,7 @@ def peft_tensors(hooks: LoraHooks, names: PeftNames) -> dict[str, Tensor]:
 def main() -> None:
     """Train adapters by PPO on word problems for a few phases, and look at what came of it; --help lists the options."""
     short = replace(recipe(LoraArgs, "ppo-lora-pocket"), total_phases=8, warmup_steps=1, eval_problems=0, log_samples_every=0)
-    args = parse(LoraArgs, sys.argv[1:], "lora", short)
+    args = script_args(LoraArgs, "lora", short)
 
     options = {"maps": args.lora_maps, "device": args.device, "dtype": args.dtype}
 

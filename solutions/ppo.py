@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 4afbcb57b9f1
+# Rendered by `rlhf course render`; fingerprint 59465d6b4833
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -7,7 +7,6 @@ Proximal policy optimisation of a language model, from the value head to the tra
 import copy
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +25,7 @@ from rlhf_lib.models import checkpoint
 from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
 from rlhf_lib.objectives import Mask, Reduction, hide, plogq, whiten
 from rlhf_lib.optim import get_optimizer_and_scheduler
-from rlhf_lib.recipes import parse
+from rlhf_lib.recipes import script_args
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
 from rlhf_lib.tasks import Prompts, Task, task_of
@@ -674,7 +673,7 @@ class RLHFTrainer(Trainer):
 def main() -> None:
     """Reward every full stop after a fixed prefix, and show what the model writes before and after; --help lists options."""
     default = RLHFArgs(total_phases=12, kl_coef=0.1, log_samples_every=0)
-    args = parse(RLHFArgs, sys.argv[1:], "python -m solutions.ppo", default)
+    args = script_args(RLHFArgs, "ppo", default)
     trainer = RLHFTrainer(args)
     torch.manual_seed(args.seed)
     _, before = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint c6f3259c64f6
+# Rendered by `rlhf course render`; fingerprint b67c1516aa6b
 """Solutions of chapters/6_reasoning.md; run them with `python -m solutions.reasoning`.
 
 Reading answers, rewarding them, fine-tuning on worked solutions, and choosing among many.
@@ -7,7 +7,6 @@ Reading answers, rewarding them, fine-tuning on worked solutions, and choosing a
 import math
 import random
 import re
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -26,7 +25,7 @@ from rlhf_lib.models import TransformerWithValueHead
 from rlhf_lib.models.loading import padding_id
 from rlhf_lib.objectives import Mask, hide
 from rlhf_lib.optim import get_supervised_optimizer
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards.answers import (
     ANSWERING,
     CONVENTIONS,
@@ -417,7 +416,7 @@ def first_reaching(history: list[dict[str, float | int | None]], name: str, leve
 
 def main() -> None:
     """Warm the bundled model up on worked solutions, then train it by ReFT; options are those of ReftArgs (--help)."""
-    args = parse(ReftArgs, sys.argv[1:], "python -m solutions.reasoning", recipe(ReftArgs, "reft-pocket"))
+    args = script_args(ReftArgs, "reasoning", recipe(ReftArgs, "reft-pocket"))
     ReftTrainer(args).train()
 
 

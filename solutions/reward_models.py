@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 29beba1f6735
+# Rendered by `rlhf course render`; fingerprint cea94377cb8d
 """Solutions of chapters/5_reward_models.md; run them with `python -m solutions.reward_models`.
 
 A reward model of right and wrong answers, and what choosing by it is worth.
@@ -6,7 +6,6 @@ A reward model of right and wrong answers, and what choosing by it is worth.
 
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from rlhf_lib.finite import require_finite
 from rlhf_lib.models import BridgedTransformer, loading
 from rlhf_lib.models.lengths import last_tokens
 from rlhf_lib.models.reward_model import DEFAULT, read_classifier
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.trainers.reward_model import RewardModelTrainer
 
@@ -288,9 +287,7 @@ def main() -> None:
 
     Options are those of RewardModelArgs (--help).
     """
-    args = parse(
-        RewardModelArgs, sys.argv[1:], "python -m solutions.reward_models", recipe(RewardModelArgs, "reward-model-pocket")
-    )
+    args = script_args(RewardModelArgs, "reward_models", recipe(RewardModelArgs, "reward-model-pocket"))
     trainer = RewardModelTrainer(args)
     trainer.train()
 

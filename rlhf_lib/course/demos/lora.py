@@ -1,6 +1,5 @@
 """Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again."""
 
-import sys
 import tempfile
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from rlhf_lib.args import LoraArgs
 from rlhf_lib.lora.peft_format import peft_tensors
 from rlhf_lib.lora.sizing import lora_parameter_count, training_bytes
 from rlhf_lib.models.policies import TransformerWithValueHeadLora, forward_with_hooks
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.trainers.ppo import LoraTrainer
 
@@ -20,7 +19,7 @@ from rlhf_lib.trainers.ppo import LoraTrainer
 def main() -> None:
     """Train adapters by PPO on word problems for a few phases, and look at what came of it; --help lists the options."""
     short = replace(recipe(LoraArgs, "ppo-lora-pocket"), total_phases=8, warmup_steps=1, eval_problems=0, log_samples_every=0)
-    args = parse(LoraArgs, sys.argv[1:], "lora", short)
+    args = script_args(LoraArgs, "lora", short)
 
     options = {"maps": args.lora_maps, "device": args.device, "dtype": args.dtype}
 

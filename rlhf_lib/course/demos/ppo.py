@@ -1,11 +1,9 @@
 """Proximal policy optimisation of a language model, from the value head to the training loop."""
 
-import sys
-
 import torch
 
 from rlhf_lib.args import RLHFArgs
-from rlhf_lib.recipes import parse
+from rlhf_lib.recipes import script_args
 from rlhf_lib.rollouts import get_samples
 from rlhf_lib.trainers.ppo import RLHFTrainer
 
@@ -13,7 +11,7 @@ from rlhf_lib.trainers.ppo import RLHFTrainer
 def main() -> None:
     """Reward every full stop after a fixed prefix, and show what the model writes before and after; --help lists options."""
     default = RLHFArgs(total_phases=12, kl_coef=0.1, log_samples_every=0)
-    args = parse(RLHFArgs, sys.argv[1:], "python -m solutions.ppo", default)
+    args = script_args(RLHFArgs, "ppo", default)
     trainer = RLHFTrainer(args)
     torch.manual_seed(args.seed)
     _, before = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)

@@ -1,13 +1,11 @@
 """A reward model of right and wrong answers, and what choosing by it is worth."""
 
-import sys
-
 import torch
 from tabulate import tabulate
 
 from rlhf_lib.args import RewardModelArgs
 from rlhf_lib.models import BridgedTransformer
-from rlhf_lib.recipes import parse, recipe
+from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rollouts import rollout
 from rlhf_lib.selection import best_of_n_kl, best_of_n_value
 from rlhf_lib.trainers.reward_model import RewardModelTrainer
@@ -21,9 +19,7 @@ def main() -> None:
 
     Options are those of RewardModelArgs (--help).
     """
-    args = parse(
-        RewardModelArgs, sys.argv[1:], "python -m solutions.reward_models", recipe(RewardModelArgs, "reward-model-pocket")
-    )
+    args = script_args(RewardModelArgs, "reward_models", recipe(RewardModelArgs, "reward-model-pocket"))
     trainer = RewardModelTrainer(args)
     trainer.train()
 
