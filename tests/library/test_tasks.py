@@ -130,7 +130,7 @@ def test_wilson_interval(correct, count, low, high):
 def test_readings_of_pocket():
     completions = [
         "<answer>7</answer>",
-        "<reasoning>3+4=7</reasoning><answer>8</answer> or 7",
+        "<reasoning>3+4=7</reasoning><answer>8</answer>\nSo it is 7",
         "Anna has 7.",
         "",
         "7 <answer>8</answer>",
