@@ -37,7 +37,7 @@ HARMLESS = {  # settings that say nothing about what a loaded adapter computes, 
     *("ensure_weight_tying",),
 }
 REPEATED_GROUP = re.compile(r"\)[*+{]")  # in a regex: what can take time that doubles with every character
-REPEAT = re.compile(r"[*+{]")
+REPEAT = re.compile(r"[*+{]|(?<![(*+}])\?")
 MOST_REPEATS = 5  # of a regex; each lets its time grow with one more power of a path's length
 LARGEST_SCALE = 1e6
 PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "eva", "orthogonal")  # those that leave the base model's weights alone

@@ -184,6 +184,7 @@ DAMAGED = [
     ({"target_modules": "("}, r"target_modules '\(', which is no regular expression"),
     ({"target_modules": "(.*a)*b"}, r"target_modules .*could take forever"),
     ({"target_modules": ".*.*.*.*.*.*q_proj"}, "over 5 repeats"),
+    ({"alpha_pattern": {".?" * 30 + "X": 4}}, "over 5 repeats"),
     ({"target_modules": 5}, "target_modules=5, which must be a text or a list"),
     ({"target_modules": ["q_proj", 5]}, "must be a text or a list of texts"),
     ({"exclude_modules": 3}, "exclude_modules=3"),
