@@ -154,7 +154,7 @@ def about_checkpoint(run: Path) -> dict[str, Any]:
         return {}
     prepared = about.get("prepared", {})
     counts = [about.get("next_phase"), *(prepared.values() if isinstance(prepared, dict) else [None])]
-    return about if all(type(count) is int and count >= 0 for count in counts) else {}
+    return about if all(map(is_count, counts)) else {}
 
 
 def is_as_written(handle: IO[bytes], about: dict[str, Any], length: int) -> bool:

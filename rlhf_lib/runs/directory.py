@@ -184,7 +184,7 @@ def keep_phases_below(file: Path, phase: int, write: bool = True) -> list[dict[s
     for number, record in enumerate(records, start=1):
         its = record.get("phase")
         require(
-            type(its) is int and its >= 0,
+            checkpoints.is_count(its),
             f"{file}, line {number} has phase={shown(its)}, which must be a whole number; nothing was changed; {RESTORE}",
         )
     kept = [record for record in records if record["phase"] < phase]

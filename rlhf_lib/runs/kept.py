@@ -37,17 +37,16 @@ def about_model(directory: Path) -> dict[str, Any] | None:
         return None
     about = checkpoint.read_settings(directory / PHASE_FILE, str(directory))
     for name, value in about.items():
-        fits = is_count(value) if name == "phase" else value is None or is_count(value) or isinstance(value, float)
+        fits = (
+            checkpoints.is_count(value)
+            if name == "phase"
+            else value is None or checkpoints.is_count(value) or isinstance(value, float)
+        )
         if not fits:
             raise InputError(
                 f"{directory / PHASE_FILE} has {name}={shown(value)}, which must be a number; correct it, or remove that file"
             )
     return about
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is a whole number from 0."""
-    return type(value) is int and value >= 0
 
 
 def policy_of_run(run: str, which: str = "last", **options: Any) -> tuple[BridgedTransformer, str]:

@@ -8,21 +8,15 @@ from typing import get_args
 import pytest
 
 from rlhf_lib import cli
-from rlhf_lib.args import CompareArgs, EvalArgs, GrpoArgs, InputError, MergeArgs, PretrainArgs, RewardModelArgs, SampleArgs
+from rlhf_lib.args import CompareArgs, EvalArgs, GrpoArgs, InputError, RewardModelArgs, SampleArgs
 from rlhf_lib.args.command_line import is_given, read_words, value_given, without
 from rlhf_lib.args.effects import CONDITIONS
 from rlhf_lib.args.types import annotations_of
 from rlhf_lib.models.loading import resolve_device
 from rlhf_lib.recipes import parse
 
-COMMANDS = {
-    **{f"train {name}": kind for name, kind in cli.ALGORITHMS.items()},
-    "sample": SampleArgs,
-    "eval": EvalArgs,
-    "compare": CompareArgs,
-    "merge": MergeArgs,
-    "pretrain": PretrainArgs,
-}
+from .test_bad_values import COMMANDS
+
 ESCAPE = "x\x1b]0;PWNED\x07\x1b[2Jy\u202e"
 
 
