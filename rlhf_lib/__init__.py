@@ -8,14 +8,15 @@ from typing import Any
 
 EXPORTS = {
     "rlhf_lib.args": (
+        "FAMILY",
         "GrpoArgs",
         "InputError",
         "LoraArgs",
+        "PolicyGradientArgs",
         "PretrainArgs",
         "RLHFArgs",
         "ReftArgs",
         "RewardModelArgs",
-        "SelfTrainingArgs",
         "SftArgs",
     ),
     "rlhf_lib.objectives": (
@@ -42,14 +43,15 @@ EXPORTS = {
     "rlhf_lib.selection": ("majority_vote", "pass_at_k", "rerank", "weighted_vote"),
     "rlhf_lib.tasks": ("PocketTask", "Task", "WordProblemTask", "make_task"),
     "rlhf_lib.evaluate": ("Accuracy", "evaluate", "evaluate_samples"),
+    "rlhf_lib.args.algorithms": ("ALGORITHMS", "Algorithm"),
     "rlhf_lib.optim": ("get_optimizer", "get_optimizer_and_scheduler"),
     "rlhf_lib.trainers": (
         "GrpoTrainer",
-        "LoraTrainer",
+        "LatroTrainer",
+        "PolicyGradientTrainer",
         "RLHFTrainer",
         "ReftTrainer",
         "RewardModelTrainer",
-        "SelfTrainer",
         "SftTrainer",
     ),
 }

@@ -201,6 +201,27 @@ def compute_leave_one_out(rewards: Float[Tensor, " batch"], group_size: int) -> 
     return rearrange(groups - others, "groups group -> (groups group)")
 
 
+def compute_over_mean(rewards: Float[Tensor, " batch"], group_size: int) -> Float[Tensor, " batch"]:
+    """MaxRL: (r - mean) / mean within each group; zeros where the mean is not above 0 (Tajwar et al. 2026, section 4).
+
+    With rewards of 0 and 1 its expectation is the gradient of a truncated expansion of log P(right), in place of P(right).
+    """
+    groups = split_groups(rewards, group_size)
+    mean = groups.mean(dim=1, keepdim=True)
+    return rearrange(torch.where(mean > 0, groups / mean.clamp(min=1e-12) - 1, 0.0), "groups group -> (groups group)")
+
+
+def compute_kl_to_go(
+    logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"], mask: Mask = None
+) -> Float[Tensor, "batch gen"]:
+    """The k1 estimate of KL(policy || reference) of each token and all later ones; what comes before a token is not its doing.
+
+    At the first token it is that of the whole sequence. Without gradient.
+    """
+    each = hide(logprobs.detach() - ref_logprobs.detach(), mask)
+    return hide(each.flip(1).cumsum(dim=1).flip(1), mask)
+
+
 def spread_over_tokens(advantages: Float[Tensor, " batch"], gen_len: int) -> Float[Tensor, "batch gen"]:
     """The same advantage for every token of a completion."""
     return repeat(advantages, "batch -> batch gen", gen=gen_len)

@@ -20,14 +20,14 @@ from rlhf_lib.recipes import RECIPES, parse, recipe_file
 from rlhf_lib.signals import ending_by
 from rlhf_lib.terminal import visible
 
-ALGORITHMS = {
+TRAINABLE = {
     "sft": arguments.SftArgs,
     "reward-model": arguments.RewardModelArgs,
     "ppo": arguments.RLHFArgs,
     "ppo-lora": arguments.LoraArgs,
     "grpo": arguments.GrpoArgs,
     "reft": arguments.ReftArgs,
-    "self-training": arguments.SelfTrainingArgs,
+    **arguments.FAMILY,
 }
 HELP = """usage: rlhf COMMAND [OPTIONS]     (every command answers --help)
 
@@ -63,7 +63,7 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
     """The defaults that flags then override: --resume takes the run's own, --recipe that recipe's or file's, --task its own
     recipe's.
     """
-    kind = ALGORITHMS[algorithm]
+    kind = TRAINABLE[algorithm]
     output, recipe, task = value_given(rest, "output_dir"), value_given(rest, "recipe"), value_given(rest, "task")
     if value_given(rest, "comparisons") is not None and not is_given(rest, "resume") and recipe is None:
         return kind()  # a task's recipe is for its own samples
@@ -93,8 +93,8 @@ def parse_and_load(kind: type, words: list[str], prog: str, default: Any) -> Any
 
 def train(rest: list[str]) -> int:
     """rlhf train ALGORITHM ..."""
-    if not rest or rest[0] not in ALGORITHMS:
-        listed = "\n".join(f"  {name:13} {kind.__doc__.splitlines()[0]}" for name, kind in ALGORITHMS.items())
+    if not rest or rest[0] not in TRAINABLE:
+        listed = "\n".join(f"  {name:20} {kind.__doc__.splitlines()[0]}" for name, kind in TRAINABLE.items())
         print(
             f"usage: rlhf train ALGORITHM [OPTIONS]\n\nAlgorithms:\n{listed}\n\n"
             "rlhf train grpo --task pocket --help shows all options "
@@ -104,7 +104,7 @@ def train(rest: list[str]) -> int:
         return 0 if rest and rest[0] in ("-h", "--help") else 2
     algorithm, rest = rest[0], rest[1:]
     default = starting_values(algorithm, rest)
-    args = parse_and_load(ALGORITHMS[algorithm], without(rest, "recipe"), f"rlhf train {algorithm}", default)
+    args = parse_and_load(TRAINABLE[algorithm], without(rest, "recipe"), f"rlhf train {algorithm}", default)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         args = as_one_of_several(algorithm, args)

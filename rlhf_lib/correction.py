@@ -10,23 +10,55 @@ trainer's. A weight is never negative, so weighting the advantage A is weighting
 w min(rho A, clip(rho) A) = min(rho w A, clip(rho) w A).
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_lib.args import SamplerArgs
+from rlhf_lib.args.reinforcement import Correction
 from rlhf_lib.memory import ReplayMemory
-from rlhf_lib.objectives import Mask, hide
+from rlhf_lib.objectives import LARGEST_LOG_RATIO, Mask, hide, reduce_tokens
 
 
+@torch.no_grad()
 def sampler_weights(
-    logprobs: Float[Tensor, "batch gen"], sampler_logprobs: Float[Tensor, "batch gen"], cap: float, mask: Mask
+    logprobs: Float[Tensor, "batch gen"],
+    sampler_logprobs: Float[Tensor, "batch gen"],
+    cap: float,
+    mask: Mask,
+    kind: Correction = "token",
 ) -> Float[Tensor, "batch gen"]:
     """min(pi / mu, cap) of every sampled token, 0 in masked positions; data, without gradient.
 
     `logprobs` are the trainer's at the phase's start, log pi; `sampler_logprobs` are of what was really sampled from, log mu.
-    Without the cap the expected weight is 1, so a mean weight far from 1 tells that the cap, or a fault, is at work.
+    Without the cap the expected weight is 1, so a mean weight far from 1 tells that the cap, or a fault, is at work. `kind`:
+
+        token            each token's own ratio, which forgets what came before it: biased, but never far from 1
+        sequence         the product over the sequence, the same for all of its tokens: unbiased but for the cap
+        token-mask       as token, but a ratio over the cap becomes 0, not the cap: what is too far off teaches nothing
+        sequence-mask    as sequence, likewise
     """
-    ratio = hide(logprobs.detach() - sampler_logprobs.detach(), mask).exp()
-    return hide(ratio.clamp(max=cap), mask)
+    log_ratio = hide(logprobs - sampler_logprobs, mask)
+    if kind.startswith("sequence"):
+        log_ratio = log_ratio.sum(dim=1, keepdim=True).expand_as(log_ratio)
+    ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
+    weights = ratio.masked_fill(ratio > cap, 0.0) if kind.endswith("-mask") else ratio.clamp(max=cap)
+    return hide(weights, mask)
+
+
+def corrected(
+    memory: ReplayMemory, sampler_logprobs: Float[Tensor, "batch gen"], args: SamplerArgs
+) -> tuple["CorrectedMemory", dict[str, Tensor]]:
+    """The memory with advantages weighted as args.sampler_correction and args.sampler_cap say.
+
+    The figures are the mean weight, and the share of tokens whose ratio is over the cap.
+    """
+    inputs = (memory.logprobs, sampler_logprobs)
+    weights = sampler_weights(*inputs, args.sampler_cap, memory.mask, args.sampler_correction)
+    capped = 0.0 if args.sampler_correction.endswith("-mask") else args.sampler_cap
+    shares = {"sampler_weight": weights, "sampler_capped": (weights == capped).float()}
+    figures = {name: reduce_tokens(share, memory.gen_len, memory.mask) for name, share in shares.items()}
+    return CorrectedMemory(memory, weights), figures
 
 
 class CorrectedMemory(ReplayMemory):

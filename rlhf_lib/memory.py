@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rlhf_lib.args import InputError, RLHFArgs
+from rlhf_lib.args import InputError, RLArgs
+from rlhf_lib.layout import chosen_at
 
 
 @dataclass
@@ -44,7 +45,7 @@ class ReplayMemory:
 
     def __init__(
         self,
-        args: RLHFArgs,
+        args: RLArgs,
         sample_ids: Int[Tensor, "batch seq"],
         logprobs: Float[Tensor, "batch gen"],
         advantages: Float[Tensor, "batch gen"],
@@ -83,7 +84,7 @@ class ReplayMemory:
     @property
     def generated_values(self) -> Float[Tensor, "batch gen"] | None:
         """The values at the positions where the generated tokens were chosen, the last gen + 1 but one; None without values."""
-        return None if self.values is None else self.values[:, -self.gen_len - 1 : -1]
+        return None if self.values is None else chosen_at(self.values, self.gen_len)
 
     @property
     def returns(self) -> Float[Tensor, "batch gen"] | None:

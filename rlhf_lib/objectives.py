@@ -19,6 +19,8 @@ from rlhf_lib.engine import expected_logprobs, sped_up_by
 
 Reduction = Literal["token", "sequence", "constant"]
 Mask = Float[Tensor, "batch gen"] | None
+LARGEST_LOG_RATIO = 20.0
+"""Nats over which a log-ratio is taken for this many: e^20 is far beyond any clip, and e^89 would be infinite in float32."""
 
 
 def hide(values: Float[Tensor, "batch gen"], mask: Mask) -> Float[Tensor, "batch gen"]:
@@ -82,7 +84,7 @@ def calc_clipped_surrogate_objective(
     if eps is not None:
         advantages = whiten(advantages, eps, mask)
     high = clip_coef if clip_coef_high is None else clip_coef_high
-    ratio = hide(logprobs - mb_logprobs.detach(), mask).exp()
+    ratio = hide(logprobs - mb_logprobs.detach(), mask).clamp(max=LARGEST_LOG_RATIO).exp()
     clipped = ratio.clamp(1 - clip_coef, 1 + high) * advantages
     return reduce_tokens((ratio * advantages).minimum(clipped), gen_len, mask, reduction)
 
@@ -201,9 +203,9 @@ def estimate_kl_k3(
 ) -> Float[Tensor, "batch gen"]:
     """exp(q) - q - 1 with q = log(reference / policy): unbiased, never negative (Schulman 2020; GRPO's choice).
 
-    As a loss its expected gradient is that of KL(reference || policy).
+    As a loss its expected gradient is that of KL(reference || policy). q is held below LARGEST_LOG_RATIO.
     """
-    log_ratio = ref_logprobs - logprobs
+    log_ratio = (ref_logprobs - logprobs).clamp(max=LARGEST_LOG_RATIO)
     return log_ratio.expm1() - log_ratio
 
 

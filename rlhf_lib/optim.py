@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from rlhf_lib.args import InputError, RLHFArgs
+from rlhf_lib.args import InputError, RLArgs
 
 
 def get_optimizer(
@@ -29,7 +29,7 @@ def get_optimizer(
     return torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay, maximize=True)
 
 
-def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
+def learning_rate_scale(phase: int, args: RLArgs) -> float:
     """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
 
     Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
@@ -43,10 +43,11 @@ def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
     return args.final_scale + (1 - args.final_scale) * left
 
 
-def get_optimizer_and_scheduler(args: RLHFArgs, model: Any) -> tuple[torch.optim.Optimizer, LambdaLR]:
+def get_optimizer_and_scheduler(args: RLArgs, model: Any) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The optimiser, and the schedule that is to be stepped once a phase."""
     options = {"betas": (args.adam_beta1, args.adam_beta2), "weight_decay": args.weight_decay}
-    optimizer: torch.optim.Optimizer = get_optimizer(model, args.base_lr, args.head_lr, **options)
+    head_lr = getattr(args, "head_lr", args.base_lr)  # of a head, where there is one
+    optimizer: torch.optim.Optimizer = get_optimizer(model, args.base_lr, head_lr, **options)
     if args.optimizer != "adamw":
         optimizer = adamw(args.optimizer, optimizer.param_groups, maximize=True, **options)
     return optimizer, LambdaLR(optimizer, lambda phase: learning_rate_scale(phase, args))

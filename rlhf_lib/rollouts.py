@@ -21,6 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from rlhf_lib import engine
 from rlhf_lib.args import InputError
 from rlhf_lib.engine import sped_up_by, taken_over_by
+from rlhf_lib.layout import with_last_of_prompt
 from rlhf_lib.models import encode_prompts, padding_id
 from rlhf_lib.models.caching import cache_name, check_sampling, pass_cache_by_any_name, takes_positions
 
@@ -62,6 +63,28 @@ class Rollout:
     def lengths(self) -> Float[Tensor, " batch"]:
         """Generated tokens of each completion, the end included."""
         return self.mask.sum(dim=1)
+
+    def take(self, rows: list[int]) -> "Rollout":
+        """The completions of these numbers, in this order."""
+        columns = {name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Rollout(**columns, completions=[self.completions[i] for i in rows])
+
+
+def joined(rollouts: list[Rollout]) -> Rollout:
+    """Completions of several rollouts of one gen_len in one: prompts are padded on the left to the longest."""
+    longest = max(rollout.prefix_len for rollout in rollouts)
+
+    def padded(whole: Int[Tensor, "batch seq"], rollout: Rollout) -> Int[Tensor, "batch longest"]:
+        return nn.functional.pad(whole, (longest - rollout.prefix_len, 0))  # token 0, which no mask shows
+
+    return Rollout(
+        ids=torch.cat([padded(rollout.ids, rollout) for rollout in rollouts]),
+        attention_mask=torch.cat([padded(rollout.attention_mask, rollout) for rollout in rollouts]),
+        mask=torch.cat([rollout.mask for rollout in rollouts]),
+        logprobs=torch.cat([rollout.logprobs for rollout in rollouts]),
+        sampler_logprobs=torch.cat([rollout.sampler_logprobs for rollout in rollouts]),
+        completions=[text for rollout in rollouts for text in rollout.completions],
+    )
 
 
 def keep_top_k(logits: Float[Tensor, "batch vocab"], top_k: int) -> Float[Tensor, "batch vocab"]:
@@ -149,6 +172,42 @@ def get_logprobs(
     """
     first = 1 if prefix_len is None else prefix_len
     return take((logits[:, first - 1 : -1].float() / temperature).log_softmax(dim=-1), tokens[:, first:])
+
+
+@dataclass
+class TokenScores:
+    """What policy and reference make of the generated tokens of a rollout; data, without gradients."""
+
+    logits: Float[Tensor, "batch kept vocab"]
+    """The policy's, at the last gen + 1 positions."""
+    ref_logits: Float[Tensor, "batch kept vocab"]
+    """The reference policy's."""
+    logprobs: Float[Tensor, "batch gen"]
+    """Log-probabilities of the tokens under the policy, softmax(logits / temperature), in nats."""
+    ref_logprobs: Float[Tensor, "batch gen"]
+    """The same under the reference policy."""
+    values: Float[Tensor, "batch seq"] | None = None
+    """The value head's, at the positions where tokens were chosen; None without a head."""
+
+
+@torch.no_grad()
+def score_tokens(model: Any, ref_model: Any, sampled: Rollout, temperature: float = 1.0) -> TokenScores:
+    """One pass of the policy and one of the reference over a rollout, whose padding neither sees; no graph is kept.
+
+    Args:
+        model: its forward_with_value_head gives the policy's logits and, with a head, values.
+        ref_model: called for the reference policy's logits.
+        sampled: the completions; ids and attention_mask are read, and gen_len is what `mask` has columns.
+        temperature: the one of sampling.
+    """
+    gen_len = sampled.mask.shape[1]
+    inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": gen_len + 1}
+    logits, values = model.forward_with_value_head(sampled.ids, **inputs)
+    ref_logits = ref_model(sampled.ids, **inputs)
+    tokens = with_last_of_prompt(sampled.ids, gen_len)
+    logprobs = get_logprobs(logits, tokens, temperature=temperature)
+    ref_logprobs = get_logprobs(ref_logits, tokens, temperature=temperature)
+    return TokenScores(logits, ref_logits, logprobs, ref_logprobs, values)
 
 
 class Decoder:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lib.args.commands import CompareArgs, EvalArgs, ModelArgs, SampleArgs
+from rlhf_lib.args.reinforcement import ReftArgs, RLArgs, SamplerArgs
 from rlhf_lib.args.rules import InputError
 from rlhf_lib.args.supervised import RewardModelArgs, SftArgs
-from rlhf_lib.args.training import LoraArgs, PromptArgs, ReftArgs, RLHFArgs, TrainingArgs
+from rlhf_lib.args.training import AdapterArgs, PromptArgs, TrainingArgs
 
 PROMPTS = ("task", "data", "prompt_style", "system_prompt", "template_args", "few_shot")
 
@@ -33,25 +34,28 @@ def reads_files(args: Any) -> bool:
 
 CONDITIONS = (
     Condition(
-        LoraArgs | SftArgs,
+        AdapterArgs,
         ("lora_rank", "lora_alpha", "lora_maps"),
         lambda args: args.adapter is None,
         "adapter brings its own ranks, alphas and maps",
     ),
     Condition(
-        SftArgs, ("lora_alpha", "lora_maps"), lambda args: args.lora_rank is not None, "they are of adapters; add --lora-rank"
+        AdapterArgs,
+        ("lora_alpha", "lora_maps"),
+        lambda args: args.lora_rank is not None,
+        "they are of adapters; add --lora-rank",
     ),
-    Condition(LoraArgs, ("reference",), lambda args: args.adapter is not None, "it is of an adapter; add --adapter"),
-    Condition(LoraArgs, ("sampler_memory",), lambda args: args.sampler == "vllm", "it is vLLM's; add --sampler vllm"),
+    Condition(RLArgs, ("reference",), lambda args: args.adapter is not None, "it is of an adapter; add --adapter"),
+    Condition(SamplerArgs, ("sampler_memory",), lambda args: args.sampler == "vllm", "it is vLLM's; add --sampler vllm"),
     Condition(
-        LoraArgs,
+        SamplerArgs,
         ("sampler_url", "sampler_directory", "sampler_timeout"),
         lambda args: args.sampler == "vllm-server",
         "it is of a server; add --sampler vllm-server",
     ),
     Condition(
-        LoraArgs,
-        ("sampler_cap",),
+        SamplerArgs,
+        ("sampler_cap", "sampler_correction"),
         lambda args: args.corrects_sampler,
         "nothing is weighted; add --correct-sampler, or another --sampler",
     ),
@@ -65,7 +69,7 @@ CONDITIONS = (
         TrainingArgs, ("wandb_entity",), lambda args: args.chosen_tracker == "wandb", "it is of wandb; add --tracker wandb"
     ),
     Condition(
-        RLHFArgs,
+        RLArgs,
         ("prefix",),
         lambda args: args.task in (None, "char-count"),
         "the task has prompts of its own; use --task char-count",

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from rlhf_lib.args.rules import require
-from rlhf_lib.args.training import LORA_MAPS, PromptArgs, RunArgs, TaskArgs, TaskName, TrainingArgs
+from rlhf_lib.args.training import AdapterArgs, PromptArgs, RunArgs, TaskArgs, TaskName, TrainingArgs
 from rlhf_lib.args.types import MOST, Between, Count, Name, NotNegative, Positive, Share, Size, SizeFromZero
 
 
 @dataclass(kw_only=True)
-class SftArgs(PromptArgs, TrainingArgs):
+class SftArgs(AdapterArgs, PromptArgs, TrainingArgs):
     """Supervised fine-tuning on worked solutions, or on the model's own right ones; the loss is on the answer alone."""
 
     algorithm = "sft"
@@ -30,14 +30,6 @@ class SftArgs(PromptArgs, TrainingArgs):
     """Part of the steps in which the learning rate rises; it falls to zero in the rest."""
     longest: Count = 512
     """Examples with more tokens (prompt and solution) are left out; the run says how many."""
-    lora_rank: Size | None = None
-    """Rank of the adapters; left out, every weight is trained."""
-    lora_alpha: Positive = 32.0
-    """Adapters are scaled by lora_alpha / lora_rank."""
-    lora_maps: tuple[str, ...] = LORA_MAPS
-    """Linear maps that get an adapter."""
-    adapter: Name | None = None
-    """Directory of an adapter in PEFT's format to go on from, on its own base model, with its own ranks, alphas and maps."""
     self_samples: SizeFromZero = 0
     """Offline self-training: sample so many solutions of every problem from the first model and add the right ones, each
     different one once; 0: the data set's own solutions alone."""

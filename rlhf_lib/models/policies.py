@@ -336,10 +336,19 @@ class WithValueHead(BridgedTransformer):
 class TransformerWithValueHead(WithValueHead):
     """Full fine-tuning with a value head: every weight is trained, and the reference policy is a `frozen_copy()`."""
 
-    def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
-        """Load the base model as every policy does, then add the value head."""
+    def __init__(
+        self,
+        base_model: str | os.PathLike = "pocket",
+        *,
+        use_value_head: bool = True,
+        device: str = "auto",
+        dtype: str = "float32",
+    ):
+        """Load the base model as every policy does, then add the value head, unless it is left out."""
         super().__init__(base_model, device=device, dtype=dtype)
-        self.add_value_head()
+        self.value_head = None
+        if use_value_head:
+            self.add_value_head()
 
     def frozen_copy(self) -> "TransformerWithValueHead":
         """The model as it is now, in eval mode and without gradients: the reference policy."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rlhf_lib.objectives import Mask, hide, reduce_tokens
+from rlhf_lib.objectives import LARGEST_LOG_RATIO, Mask, hide, reduce_tokens
 
 
 class PhaseMetrics:
@@ -76,7 +76,7 @@ def ratio_metrics(
     """
     gen_len = logprobs.shape[1]
     log_ratio = hide(logprobs - mb_logprobs, mask)
-    ratio = log_ratio.exp()
+    ratio = log_ratio.clamp(max=LARGEST_LOG_RATIO).exp()
     mean = reduce_tokens(ratio, gen_len, mask)
     low = ((ratio < clip_range[0]) & (mb_advantages < 0)).float()
     high = ((ratio > clip_range[1]) & (mb_advantages > 0)).float()

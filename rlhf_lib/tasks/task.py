@@ -55,6 +55,8 @@ class Task(ABC):
     reward_fns: Sequence[Callable] = ()
     reward_weights: Sequence[float] = (1.0,)
     """One weight a function; left out, 1 each."""
+    answer_form: str = "#### {}"
+    """How a completion gives its answer, in place of {}."""
     stop_at_eos = True
     """Whether a completion ends at the end-of-sequence token, or always has gen_len tokens."""
 

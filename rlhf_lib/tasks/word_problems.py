@@ -214,6 +214,11 @@ class WordProblemTask(Task):
         lenient = [s or right for s, right in zip(strict, last, strict=True)]
         return {"strict": strict, "lenient": lenient, "well-formed": formed}
 
+    @property
+    def answer_form(self) -> str:
+        """As in a worked solution of the prompt style."""
+        return solution_text(WordProblem("", "", "{}"), self.args.prompt_style).rpartition("\n</reasoning>\n")[2].lstrip()
+
     def vote_of(self, completion: str) -> Any:
         """What the completion answers, for voting."""
         answer = extract_answer(self.cut(completion))

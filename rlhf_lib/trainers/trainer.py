@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lib import parallel
-from rlhf_lib.args import InputError, RLHFArgs, TrainingArgs
+from rlhf_lib.args import InputError, RLArgs, TrainingArgs
 from rlhf_lib.engine import PassOptions
 from rlhf_lib.evaluate import Accuracy, evaluate
 from rlhf_lib.models import base_of_adapter
@@ -60,7 +60,7 @@ class ModelInUse:
     def __set__(self, trainer: Any, model: Any) -> None:
         vars(trainer)[self.name] = model
         args = getattr(trainer, "args", None)
-        if isinstance(args, RLHFArgs) and hasattr(model, "pass_options"):
+        if isinstance(args, RLArgs) and hasattr(model, "pass_options"):
             model.pass_options = PassOptions(args.micro_batch_size, args.checkpoint_activations, args.autocast)
 
 

@@ -13,7 +13,7 @@ from rlhf_lib.lora.sizing import lora_parameter_count, training_bytes
 from rlhf_lib.models.policies import TransformerWithValueHeadLora, forward_with_hooks
 from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rollouts import rollout
-from rlhf_lib.trainers.ppo import LoraTrainer
+from rlhf_lib.trainers.ppo import RLHFTrainer
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
 
     options = {"maps": args.lora_maps, "device": args.device, "dtype": args.dtype}
 
-    class OwnModelTrainer(LoraTrainer):
+    class OwnModelTrainer(RLHFTrainer):
         """The library's trainer with this file's model."""
 
         def build_models(self) -> tuple[Any, Any]:
