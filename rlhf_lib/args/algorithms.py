@@ -121,7 +121,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         options={"kl_coef": 0.0},
     ),
     "gdpo": Algorithm(
-        summary="GDPO (Liu et al. 2026): each reward function normalised on its own within the group, their sum over the batch.",
+        summary="GDPO (Liu et al. 2026): each reward normalised on its own within the group, their sum over the batch.",
         each_reward=True,
         whiten="sequences",
     ),

@@ -56,16 +56,13 @@ class PolicyGradientTrainer(GrpoTrainer):
     def compute_token_advantages(
         self, rewards: Float[Tensor, " batch"], scores: TokenScores, sampled: Rollout
     ) -> Float[Tensor, "batch gen"]:
-        """The row's advantage of rewards, from which KL was paid where that is the row's; the same for every token, or nearly."""
+        """The row's advantage of rewards, the same for every token; KL is paid before or behind, where the row says so."""
         algorithm, args, group = self.algorithm, self.args, self.completions_per_prompt
         advantage = chosen(algorithm.advantage, ADVANTAGES)
         kl = compute_kl_to_go(scores.logprobs, scores.ref_logprobs, sampled.mask)
         if algorithm.kl_in == "reward":
             rewards = rewards - args.kl_coef * kl[:, 0]
-        if algorithm.each_reward:
-            advantages = self.sum_over_rewards(advantage)
-        else:
-            advantages = advantage(rewards, group)
+        advantages = self.sum_over_rewards(advantage) if algorithm.each_reward else advantage(rewards, group)
         if algorithm.whiten == "sequences":
             advantages = normalize_reward(advantages)
         tokens = spread_over_tokens(advantages, args.gen_len)

@@ -1,4 +1,4 @@
-"""DAPO's dynamic sampling (Yu et al. 2025, section 3.2): groups whose rewards are all alike teach nothing, and others take their place."""
+"""DAPO's dynamic sampling (Yu et al. 2025, section 3.2): groups without spread teach nothing, and others take their place."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

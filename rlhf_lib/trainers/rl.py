@@ -1,4 +1,4 @@
-"""What every algorithm of reinforcement learning shares, whatever it learns by: models, completions, rewards, figures, the run."""
+"""What every algorithm of reinforcement learning shares: models, completions, rewards, figures, the run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,8 +39,8 @@ class Rewarded:
 class RLTrainer(Trainer):
     """A phase samples completions, rewards them and learns from them. Everything is trained, or adapters (args.lora_rank).
 
-    A subclass gives rollout_phase and learning_phase. Its __init__ needs to set only args, run_name, model, ref_model, optimizer,
-    scheduler and prefix_len.
+    A subclass gives rollout_phase and learning_phase. Its __init__ needs to set only args, run_name, model, ref_model,
+    optimizer, scheduler and prefix_len.
     """
 
     args: RLArgs
@@ -172,7 +172,7 @@ class RLTrainer(Trainer):
         self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, minibatch.mask))
 
     def corrected(self, memory: ReplayMemory) -> ReplayMemory:
-        """The phase's memory, its advantages weighted for the sampler where the arguments ask for it; the weights are logged."""
+        """The phase's memory, its advantages weighted for the sampler where the arguments ask for it; that is logged."""
         if not self.args.corrects_sampler:
             return memory
         memory, figures = corrected(memory, self.sampled.sampler_logprobs, self.args)
