@@ -350,7 +350,7 @@ TEXTS = (
     "=",
 )
 TRIED: dict[str, tuple[list[str], type]] = {
-    **{f"train {name}": (command(name), kind) for name, kind in cli.ALGORITHMS.items()},
+    **{f"train {name}": (command(name), kind) for name, kind in cli.TRAINABLE.items()},
     "sample": (["sample", "--count", "2", "--device", "cpu"], arguments.SampleArgs),
     "eval": (["eval", "--problems", "8", "--device", "cpu"], arguments.EvalArgs),
     "merge": (["merge", "--adapter", "run/model", "--output-dir", "merged", "--device", "cpu"], arguments.MergeArgs),

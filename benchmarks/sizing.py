@@ -17,7 +17,7 @@ from typing import Any
 from arithmetic import MODELS, REACHED, RTX4090, SMOLLM2_1_7B, Gpu, Job, Sizing, page
 from tabulate import tabulate
 
-from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
+from rlhf_lib.args import FAMILY, GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SftArgs
 from rlhf_lib.recipes import RECIPES, recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,7 +32,7 @@ KINDS: dict[str, Any] = {
     "ppo-lora": LoraArgs,
     "grpo": GrpoArgs,
     "reft": ReftArgs,
-    "self-training": SelfTrainingArgs,
+    "self-training": FAMILY["self-training"],
 }
 ENGINE = {model.hub: model for model in (*MODELS, SMOLLM2_1_7B)}
 PROMPT = {  # tokens of a GSM8K prompt in the recipe's style

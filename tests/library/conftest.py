@@ -13,7 +13,7 @@ install_import_hook("rlhf_lib", "shape_checks.beartype_once")
 import pytest
 import torch
 
-from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
+from rlhf_lib.args import FAMILY, GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SftArgs
 
 from .deprecations import DeprecatedCalls
 
@@ -25,7 +25,7 @@ ARGS_OF = {
     "ppo-lora": LoraArgs,
     "grpo": GrpoArgs,
     "reft": ReftArgs,
-    "self-training": SelfTrainingArgs,
+    **FAMILY,
     "sft": SftArgs,
     "reward-model": RewardModelArgs,
 }

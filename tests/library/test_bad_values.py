@@ -17,7 +17,7 @@ from rlhf_lib.args.types import annotations_of
 from .test_fields import numbers, plain
 
 COMMANDS = {
-    **{f"train {name}": kind for name, kind in cli.ALGORITHMS.items()},
+    **{f"train {name}": kind for name, kind in cli.TRAINABLE.items()},
     "sample": SampleArgs,
     "eval": EvalArgs,
     "compare": CompareArgs,
@@ -250,7 +250,7 @@ def test_a_comparisons_runs_read_the_same_rows():
     args = CompareArgs(task="gsm8k", data="x.csv", columns=("question=problem", "answer=target"), skip_bad_rows=True)
     words = common_options(args)
     for algorithm in ("grpo", "sft", "reward-model"):
-        told = cli.parse(cli.ALGORITHMS[algorithm], words, "rlhf")
+        told = cli.parse(cli.TRAINABLE[algorithm], words, "rlhf")
         assert (told.columns, told.skip_bad_rows, told.data) == (args.columns, True, "x.csv")
 
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from rlhf_lib.args import GrpoArgs, InputError, ReftArgs, RLHFArgs, SelfTrainingArgs, from_json, to_json
+from rlhf_lib.args import FAMILY, GrpoArgs, InputError, ReftArgs, RLHFArgs, from_json, to_json
 from rlhf_lib.recipes import parse
 from rlhf_lib.tasks import task_of
 
@@ -128,12 +128,12 @@ def test_what_is_refused(given, message):
 
 def test_algorithms_that_need_answers():
     with pytest.raises(InputError, match="column answer"):
-        SelfTrainingArgs(prompts=["a"])
+        FAMILY["self-training"](prompts=["a"])
     with pytest.raises(InputError, match="column solution"):
         ReftArgs(prompts=["a"], columns={"answer": ["1"]})
     columns = {"answer": ["1"], "solution": ["#### 1"]}
     assert task_of(ReftArgs(prompts=["a"], columns=columns)).worked(5).columns == columns
-    assert task_of(SelfTrainingArgs(prompts=["a"], columns={"answer": [1]})).all.columns == {"answer": [1]}
+    assert task_of(FAMILY["self-training"](prompts=["a"], columns={"answer": [1]})).all.columns == {"answer": [1]}
 
 
 def test_answers_that_are_numbers_and_others():

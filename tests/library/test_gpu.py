@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlhf_lib.args import GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SelfTrainingArgs, SftArgs
+from rlhf_lib.args import FAMILY, GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SftArgs
 from rlhf_lib.engine import plain_formulas
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
 from rlhf_lib.rollouts import get_logprobs, rollout
@@ -63,7 +63,7 @@ def test_training_and_resume(name, kind, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("name", "kind"), [("reft", ReftArgs), ("self-training", SelfTrainingArgs)])
+@pytest.mark.parametrize(("name", "kind"), [("reft", ReftArgs), ("self-training", FAMILY["self-training"])])
 def test_reft_and_self_training(name, kind, dtype, tmp_path):
     given = {"task": "pocket", "device": "cuda", "dtype": dtype, "batch_size": 16, "num_minibatches": 2, "gen_len": 32,
              "total_phases": 2, "eval_problems": 16, "output_dir": str(tmp_path / "r"), "log_samples_every": 0}  # fmt: skip

@@ -162,7 +162,8 @@ def small(kind, tmp_path, roberta_dir, **changes):
     return TRAINERS[kind](ARGS_OF[kind](**{**given, **changes}))
 
 
-KINDS = [kind if kind in ("grpo", "sft", "reward-model") else pytest.param(kind, marks=pytest.mark.slow) for kind in TRAINERS]
+QUICK, LONG = ("grpo", "sft", "reward-model"), ("ppo", "ppo-lora", "reft", "dapo", "latro", "self-training")
+KINDS = [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in LONG)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

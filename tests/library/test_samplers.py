@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_lib.args import GrpoArgs, InputError, LoraArgs, SelfTrainingArgs
+from rlhf_lib.args import FAMILY, GrpoArgs, InputError, LoraArgs
 from rlhf_lib.correction import CorrectedMemory, sampler_weights
 from rlhf_lib.engine import plain_formulas
 from rlhf_lib.memory import ReplayMemory
@@ -300,6 +300,6 @@ class TestRefusals:
             GrpoArgs(**given)
 
     def test_correction_comes_with_vllm_or_on_request(self):
-        assert SelfTrainingArgs(sampler="vllm").corrects_sampler
+        assert FAMILY["self-training"](sampler="vllm").corrects_sampler
         assert GrpoArgs(correct_sampler=True).corrects_sampler
         assert not GrpoArgs(top_k=5).corrects_sampler

@@ -16,7 +16,7 @@ from rlhf_lib.objectives import (
     token_kl,
 )
 from rlhf_lib.optim import get_optimizer_and_scheduler
-from rlhf_lib.trainers import TRAINERS, GrpoTrainer, LoraTrainer, RLHFTrainer, ppo
+from rlhf_lib.trainers import TRAINERS, GrpoTrainer, RLHFTrainer, ppo
 
 from .conftest import ON_A_PREFIX, SMALL_RUN
 
@@ -239,5 +239,5 @@ def test_gradient_clipping_is_honoured(make):
 
 
 def test_names():
-    for name, kind in (("ppo", RLHFTrainer), ("ppo-lora", LoraTrainer), ("grpo", GrpoTrainer)):
+    for name, kind in (("ppo", RLHFTrainer), ("ppo-lora", RLHFTrainer), ("grpo", GrpoTrainer)):
         assert TRAINERS[name] is kind
