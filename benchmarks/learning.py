@@ -1,6 +1,7 @@
 """Does it learn: the runs behind the README's figures, several seeds each, as one table and one JSON file.
 
     python benchmarks/learning.py pocket --seeds 0 1 2
+    python benchmarks/learning.py family --seeds 0 1 2
     python benchmarks/learning.py full-stops --base-model ../shared/models/stories260K --prefix "Once upon a time"
 
 Every run is a plain `rlhf train` command, printed before it starts; its directory stays under --runs. Results go to
@@ -13,9 +14,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tabulate import tabulate
+
+from rlhf_lib.args.algorithms import ALGORITHMS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -90,6 +94,51 @@ def plot_emergence(given: argparse.Namespace) -> None:
     figure.savefig(RESULTS / "emergence.png", dpi=130)
 
 
+def family(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """Every algorithm on the word problems: greedy accuracy after the same number of completions, a column a seed."""
+    rows, table = [], []
+    for algorithm in given.algorithms:
+        found = []
+        for seed in given.seeds:
+            options = {"task": "pocket", "seed": seed}
+            summary = train(algorithm, options, given.runs / f"{algorithm}-pocket-seed{seed}")
+            kept = ("seed", "samples", "seconds", "accuracy_after", "accuracy_greedy_before", "accuracy_greedy_after", "device")
+            rows.append({"algorithm": algorithm, **{name: summary[name] for name in kept}})
+            found.append(rows[-1])
+        greedy = [percent(row["accuracy_greedy_after"]) for row in found]
+        table.append((f"`{algorithm}`", *greedy, found[0]["samples"], round(median(row["seconds"] for row in found))))
+        print(*table[-1], sep=" | ", flush=True)
+    plot_family(given)
+    headers = ("algorithm", *(f"greedy after, seed {seed}" for seed in given.seeds), "completions", "seconds")
+    return rows, tabulate(table, headers, tablefmt="github")
+
+
+def plot_family(given: argparse.Namespace) -> None:
+    """The share of right answers over completions, a panel an algorithm and a line a seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = 6
+    count = -(-len(given.algorithms) // columns)
+    size = {"figsize": (11, 1.75 * count + 0.3), "layout": "constrained"}
+    figure, axes = plt.subplots(count, columns, sharex=True, sharey=True, squeeze=False, **size)
+    for axis in axes.flat[len(given.algorithms) :]:
+        axis.axis("off")
+    for axis, algorithm in zip(axes.flat, given.algorithms, strict=False):
+        for seed in given.seeds:
+            lines = (given.runs / f"{algorithm}-pocket-seed{seed}" / "metrics.jsonl").read_text().splitlines()
+            records = [json.loads(line) for line in lines]
+            axis.plot([r["samples"] for r in records], [r["correct"] for r in records], color="tab:blue", alpha=0.7)
+        axis.set_title(algorithm, fontsize=9)
+        axis.set(ylim=(-0.03, 1.03), xticks=(0, 1000, 2000))
+        axis.grid(alpha=0.3)
+    figure.supxlabel("completions sampled", fontsize=9)
+    figure.supylabel("share of right answers, sampled", fontsize=9)
+    figure.savefig(RESULTS / "family.png", dpi=130)
+
+
 def full_stops(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     """The classic first exercise: reward for full stops after a fixed prefix, without and with a KL penalty."""
     rows, table = [], []
@@ -110,17 +159,22 @@ def full_stops(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     return rows, tabulate(table, headers, tablefmt="github")
 
 
+WHAT = {"pocket": pocket, "family": family, "full-stops": full_stops}
+
+
 def main() -> None:
     """Run what is asked for, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("pocket", "full-stops"))
-    parser.add_argument("--algorithms", nargs="+", default=["grpo", "ppo-lora"])
+    parser.add_argument("what", choices=tuple(WHAT))
+    parser.add_argument("--algorithms", nargs="+", help="grpo and ppo-lora where left out; of family, all")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--base-model", default="pocket")
     parser.add_argument("--prefix", default="Question: Anna has")
     parser.add_argument("--runs", type=Path, default=Path("runs/learning"))
     given = parser.parse_args()
-    rows, table = (pocket if given.what == "pocket" else full_stops)(given)
+    everything = [*ALGORITHMS, "ppo", "ppo-lora", "reft"]
+    given.algorithms = given.algorithms or (everything if given.what == "family" else ["grpo", "ppo-lora"])
+    rows, table = WHAT[given.what](given)
     name = f"learning-{given.what}" + (f"-{Path(given.base_model).name}" if given.what == "full-stops" else "")
     (RESULTS / f"{name}.json").write_text(json.dumps({"date": time.strftime("%Y-%m-%d"), "runs": rows}, indent=2) + "\n")
     (RESULTS / f"{name}.md").write_text(table + "\n")

@@ -122,7 +122,8 @@ def described(algorithm: Algorithm, args: Any) -> tuple[str, ...]:
     importance = "none" if algorithm.surrogate == "log-likelihood" else f"{algorithm.ratio}"
     aggregation = "tokens of the batch" if getattr(args, "weigh_by_tokens", False) else args.reduction
     kl = "none" if args.kl_coef == 0 else {"loss": f"loss, {args.kl_estimator}"}.get(algorithm.kl_in, algorithm.kl_in)
-    return how.baseline, normaliser, importance, f"{algorithm.surrogate} {clip}".strip(), aggregation, kl, f"{algorithm.rows}"
+    baseline = "batch mean" if algorithm.whiten and how.baseline == "none" else how.baseline
+    return baseline, normaliser, importance, f"{algorithm.surrogate} {clip}".strip(), aggregation, kl, f"{algorithm.rows}"
 
 
 def table() -> str:

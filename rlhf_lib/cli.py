@@ -16,7 +16,7 @@ from rlhf_lib.args.command_line import is_given, options_in, value_given, withou
 from rlhf_lib.args.weights import load_code
 from rlhf_lib.files import CannotWrite, whole_files, writing_in
 from rlhf_lib.machine import fault_of_machine
-from rlhf_lib.recipes import RECIPES, parse, recipe_file
+from rlhf_lib.recipes import FAMILY_RECIPE, family_recipe, parse, recipe_file, task_recipe
 from rlhf_lib.signals import ending_by
 from rlhf_lib.terminal import visible
 
@@ -78,10 +78,10 @@ def starting_values(algorithm: str, rest: list[str]) -> Any:
         file = recipe_file(recipe, algorithm)
     else:
         name = task or arguments.default_of(kind, "task") or "char-count"
-        file = RECIPES / f"{algorithm}-{name}.json"
-        if not file.is_file():
+        file = task_recipe(algorithm, name)
+        if file is None:
             return kind(**({"task": from_word(name), **with_room(task)} if task else {}))
-    return arguments.from_file(kind, file)
+    return family_recipe(kind, file) if file.stem.startswith(FAMILY_RECIPE) else arguments.from_file(kind, file)
 
 
 def parse_and_load(kind: type, words: list[str], prog: str, default: Any) -> Any:

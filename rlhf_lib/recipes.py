@@ -4,6 +4,7 @@ A recipe of the library is named ALGORITHM-TASK, or ALGORITHM-TASK-MODEL where i
 is taken without being asked for; the others are asked for by name, and any file is by its path.
 """
 
+import json
 import sys
 from dataclasses import MISSING, field, fields, make_dataclass
 from functools import cache
@@ -12,13 +13,15 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from rlhf_lib.args import GEN_LEN, InputError, from_file, require_no_saved_code
+from rlhf_lib.args import FAMILY, GEN_LEN, InputError, from_file, from_json, read_object, require_no_saved_code
 from rlhf_lib.args.command_line import read_words
 from rlhf_lib.args.effects import require_effect
 from rlhf_lib.args.types import checked
 from rlhf_lib.terminal import visible
 
 RECIPES = Path(__file__).parent / "assets" / "recipes"
+FAMILY_RECIPE = "policy-gradient"
+"""In the place of an algorithm in the name of a recipe that all policy gradients start from."""
 Args = TypeVar("Args")
 
 
@@ -95,6 +98,18 @@ def recipe_file(name: str, algorithm: str) -> Path:
         return RECIPES / f"{name}.json"
     remedy = f"those are {', '.join(own)}"
     raise InputError(f"--recipe {name!r} is not a file, such as a run's args.json, nor a recipe for {algorithm}; {remedy}")
+
+
+def task_recipe(algorithm: str, task: str) -> Path | None:
+    """The recipe that a task starts from without being asked for one: the algorithm's own, or its family's."""
+    names = [algorithm, *([FAMILY_RECIPE] if algorithm in FAMILY else [])]
+    return next((file for file in (RECIPES / f"{name}-{task}.json" for name in names) if file.is_file()), None)
+
+
+def family_recipe(kind: type[Args], file: Path) -> Args:
+    """The arguments of a recipe for the whole family of policy gradients; what an algorithm does not read is left out."""
+    values = {name: value for name, value in read_object(file).items() if name not in kind.unread}
+    return from_json(kind, json.dumps(values), str(file))
 
 
 def recipe(kind: type[Args], name: str) -> Args:

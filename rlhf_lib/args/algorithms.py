@@ -58,7 +58,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         advantage="leave-one-out",
         surrogate="log-likelihood",
         kl_in="reward",
-        options={"reduction": "constant", **ONE_PASS},
+        options={"reduction": "constant", "kl_coef": 0.03, **ONE_PASS},
     ),
     "reinforce++": Algorithm(
         summary="REINFORCE++ (Hu et al. 2025): KL in every token's reward, advantages whitened over the batch, PPO's clip.",
@@ -66,12 +66,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         whiten="tokens",
         kl_in="token-reward",
         is_grouped=False,
+        options={"kl_coef": 0.01},
     ),
     "reinforce++-baseline": Algorithm(
         summary="REINFORCE++ with the group's mean as baseline (Hu et al. 2025), whitened over the batch; KL (k2) in the loss.",
         advantage="group-centred",
         whiten="tokens",
-        options={"kl_estimator": "k2"},
+        options={"kl_estimator": "k2", "kl_coef": 0.01},
     ),
     "grpo": Algorithm(summary="GRPO (Shao et al. 2024): a reward relative to its group's mean and deviation, and PPO's clip."),
     "dr-grpo": Algorithm(
@@ -124,13 +125,14 @@ ALGORITHMS: dict[str, Algorithm] = {
         summary="GDPO (Liu et al. 2026): each reward normalised on its own within the group, their sum over the batch.",
         each_reward=True,
         whiten="sequences",
+        options={"kl_coef": 0.01},
     ),
     "latro": Algorithm(
         summary="LaTRO (Chen et al. 2024): the reward is the log-likelihood of the right answer after the sampled reasoning.",
         advantage="leave-one-out",
         surrogate="log-likelihood",
         kl_in="reward",
-        options={"reduction": "constant", **ONE_PASS},
+        options={"reduction": "constant", "kl_coef": 0.03, **ONE_PASS},
     ),
     "expert-iteration": Algorithm(
         summary="Expert iteration (Anthony et al. 2017): supervised learning on each prompt's best completion.",
