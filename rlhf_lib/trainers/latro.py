@@ -1,6 +1,9 @@
 """LaTRO (Chen et al. 2024): no verifier; reasoning is as good as the right answer is likely after it.
 
-The sampled reasoning ends where the model would begin its answer, and the right one is put there in its place. The right
+The sampled reasoning ends where the model would begin its answer, and the right one is put there in its place. The answer's
+log-probability is the reward of the reasoning before it, which learns by leave-one-out; the answer's own tokens learn by plain
+maximum likelihood, the second term of the same gradient.
+"""
 
 import torch
 from jaxtyping import Float, Int
