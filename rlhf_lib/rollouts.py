@@ -8,9 +8,9 @@ was really sampled from, so that the gap can be reported.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from rlhf_lib import engine
 from rlhf_lib.args import InputError
-from rlhf_lib.engine import sped_up_by, taken_over_by
+from rlhf_lib.engine import sped_up_by
 from rlhf_lib.layout import with_last_of_prompt
 from rlhf_lib.models import encode_prompts, padding_id
 from rlhf_lib.models.caching import cache_name, check_sampling, pass_cache_by_any_name, takes_positions
@@ -246,6 +246,14 @@ class Decoder:
         return output.logits[:, -1]
 
 
+class PolicyDecoder(Decoder):
+    """A Decoder that knows the model's fast passes, by which `decode` may do without it."""
+
+    def __init__(self, passes: engine.Passes, attention_mask: Int[Tensor, "batch prefix"]):
+        super().__init__(passes.hf, attention_mask)
+        self.passes = passes
+
+
 @dataclass
 class Decoded:
     """What the decode loop gives: all [batch gen]."""
@@ -269,11 +277,10 @@ def decode_fast(
     generator: torch.Generator | None = None,
 ) -> Any:
     """`decode` for the models that the engine covers: same tokens from the same random numbers, fewer operations."""
-    if type(decoder) is not Decoder or decoder.cache is not None:
+    if not isinstance(decoder, PolicyDecoder) or decoder.cache is not None:
         return NotImplemented
     truncate = (lambda logits: truncate_logits(logits, top_k, top_p)) if top_k or top_p else None
-    columns = engine.decode(
-        decoder.model,
+    columns = decoder.passes.decode(
         ids,
         decoder.attention_mask,
         gen_len,
@@ -330,32 +337,30 @@ def check_length(prefix_len: int, gen_len: int, context: int) -> None:
         )
 
 
-def sampling_parts(model: Any) -> tuple[Any, Any]:
-    """The bridge that generates, and the context in which it is the policy; a bare TransformerBridge is its own policy."""
+def sampling_parts(model: Any) -> tuple[Any, AbstractContextManager[Callable[[Int[Tensor, "batch prefix"]], Decoder]]]:
+    """The bridge that generates, and the context in which it is the policy: it gives what makes a Decoder of a mask.
+
+    A bare TransformerBridge is its own policy.
+    """
     if isinstance(model, TransformerBridge):
         pass_cache_by_any_name(model)
-        bridge, as_policy = model, nullcontext()
+        bridge, passes = model, engine.Passes(model.original_model)
+        as_policy = nullcontext(partial(PolicyDecoder, passes))
     else:
-        bridge, as_policy = model.base_model, policy_of(model)
-    check_sampling(bridge)
+        bridge, passes = model.base_model, model.base.passes
+        as_policy = policy_of(model)
+    check_sampling(bridge, passes)
     return bridge, as_policy
 
 
 @contextmanager
-def policy_of(model: Any) -> Iterator[None]:
+def policy_of(model: Any) -> Iterator[Callable[[Int[Tensor, "batch prefix"]], Decoder]]:
     """Inside, the base model is the policy, and the engine knows by which trained parameters."""
-    hf, trained = model.base_model.original_model, model.get_base_model_trainable_params()
-    with engine.sampling_from(hf, trained, model.pass_options), model.merged():
-        yield
+    passes = model.base.passes
+    with passes.sampling_from(model.get_base_model_trainable_params(), model.pass_options), model.merged():
+        yield partial(PolicyDecoder, passes)
 
 
-def rollout_elsewhere(model: Any, prompts: list[str], gen_len: int, **sampling: Any) -> Any:
-    """`rollout` by another sampler (rlhf_lib.samplers), where the model has one as `model.sampler`."""
-    sampler = getattr(model, "sampler", None)
-    return NotImplemented if sampler is None else sampler.rollout(model, prompts, gen_len, **sampling)
-
-
-@taken_over_by(rollout_elsewhere)
 def rollout(
     model: Any,
     prompts: list[str],
@@ -388,8 +393,8 @@ def rollout(
     device = next(bridge.parameters()).device
     ids, attention_mask = ids.to(device), attention_mask.to(device)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
-    with as_policy:
-        decoder = Decoder(bridge.original_model, attention_mask)
+    with as_policy as decoder_of:
+        decoder = decoder_of(attention_mask)
         decoded = decode(decoder, ids, gen_len, end_ids, padding_id(tokenizer), **sampling)
     return Rollout(
         ids=torch.cat([ids, decoded.tokens], dim=1),

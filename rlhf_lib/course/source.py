@@ -11,7 +11,7 @@ from rlhf_lib.args import InputError
 
 PACKAGE = Path(__file__).parents[1]
 Definition = ast.FunctionDef | ast.ClassDef
-SHORTCUTS = ("sped_up_by", "taken_over_by")
+SHORTCUTS = ("sped_up_by",)
 
 
 @dataclass(frozen=True)

@@ -6,23 +6,19 @@ tests in tests/library/test_engine.py hold the two equal. `with plain_formulas()
 
 from rlhf_lib.engine.decoding import Sampler
 from rlhf_lib.engine.logits import DeferredLogits, expected_logprobs
-from rlhf_lib.engine.model import Batch, PassOptions, Policy, decode, fast_model, sampling_from
-from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, taken_over_by, tell_once, use_plain_formulas
+from rlhf_lib.engine.model import Batch, Passes, PassOptions, Policy
+from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, use_plain_formulas
 
 __all__ = [
     "Batch",
     "DeferredLogits",
     "PassOptions",
+    "Passes",
     "Policy",
     "Sampler",
-    "decode",
     "expected_logprobs",
-    "fast_model",
     "is_fast",
     "plain_formulas",
-    "sampling_from",
     "sped_up_by",
-    "taken_over_by",
-    "tell_once",
     "use_plain_formulas",
 ]

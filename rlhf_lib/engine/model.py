@@ -1,7 +1,9 @@
 """A bridged model's fast passes: whether they apply, and what the last rollout left for scoring."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -17,12 +19,11 @@ from rlhf_lib.engine.graphs import reader_for
 from rlhf_lib.engine.logits import DeferredLogits, Source, View
 from rlhf_lib.engine.packing import pack, together
 from rlhf_lib.engine.parts import Adapters
-from rlhf_lib.engine.switch import is_fast, tell_once
+from rlhf_lib.engine.switch import is_fast
 from rlhf_lib.engine.trunk import run_trunk
 from rlhf_lib.engine.weights import Weights
 
 State = list[tuple[Tensor, int]]  # parameters, and how often each had been written to
-ATTRIBUTE = "rlhf_lib_fast_model"  # of a Hugging Face model: its FastModel, so that both go together; False: not covered
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,6 @@ class FastModel:
     def is_as_loaded(self) -> bool:
         """Whether a pass is the weights and nothing else: no hook anywhere, no dropout."""
         return not any(is_hooked(m) or (isinstance(m, nn.Dropout) and m.p > 0 and m.training) for m in self.modules)
-
-    def __deepcopy__(self, memo: dict) -> None:
-        """A copy of the model gets fast passes of its own."""
-        return None
 
     def run(self, batch: Batch, policy: Policy, options: PassOptions, everything: bool = False) -> Pass | None:
         """One pass over this process's rows; None where the padding is of another kind than a left-padded rollout's.
@@ -240,67 +237,77 @@ def same_state(now: State, then: State) -> bool:
     return len(now) == len(then) and all(a is b and i == j for (a, i), (b, j) in zip(now, then, strict=True))
 
 
-@contextmanager
-def sampling_from(hf: nn.Module, parameters: Iterable[Tensor], options: PassOptions) -> Iterator[None]:
-    """Inside, what is sampled is the policy that these trained parameters make."""
-    model = fast_model(hf)
-    if model is None:
-        yield
-        return
-    model.policy, model.options = state_of(parameters), options
-    try:
-        yield
-    finally:
-        model.policy, model.options = None, PassOptions()
+class Passes:
+    """The passes of one Hugging Face model under a bridge, chosen when they are first needed: fast ones where they cover it."""
 
+    def __init__(self, hf: nn.Module):
+        self.hf = hf
 
-def fast_model(hf: nn.Module) -> FastModel | None:
-    """The fast passes of a bridged model; None where they are off, or do not cover it (which is said once)."""
-    if not is_fast():
-        return None
-    if getattr(hf, ATTRIBUTE, None) is None:
+    def __deepcopy__(self, memo: dict) -> "Passes":
+        """A copy of the model gets passes of its own."""
+        return Passes(deepcopy(self.hf, memo))
+
+    @cached_property
+    def covering(self) -> FastModel | None:
+        """The fast passes; None where the model is not covered, which is said."""
         try:
-            setattr(hf, ATTRIBUTE, FastModel(hf))
+            return FastModel(self.hf)
         except ValueError as reason:
-            setattr(hf, ATTRIBUTE, False)
-            tell_once(f"no fast path for {reason}: the bridge's own passes are used, which are slower")
-    found = getattr(hf, ATTRIBUTE)
-    return found if found and found.is_as_loaded else None
+            warnings.warn(f"no fast path for {reason}: the bridge's own passes are used, which are slower", stacklevel=2)
+            return None
 
+    @property
+    def fast(self) -> FastModel | None:
+        """The fast passes as things are now: None also inside plain_formulas, and while the model has hooks or dropout."""
+        found = self.covering if is_fast() else None
+        return found if found is not None and found.is_as_loaded else None
 
-def decode(
-    hf: nn.Module,
-    ids: Int[Tensor, "batch prefix"],
-    attention_mask: Int[Tensor, "batch prefix"],
-    gen_len: int,
-    end_ids: list[int],
-    pad_id: int,
-    make_sampler: Callable[[int, torch.Generator | None], Sampler],
-    generator: torch.Generator | None,
-) -> list[Tensor] | None:
-    """The sampling loop of `rlhf_lib.rollouts.decode`; None where it is not covered.
+    @contextmanager
+    def sampling_from(self, parameters: Iterable[Tensor], options: PassOptions) -> Iterator[None]:
+        """Inside, what is sampled is the policy that these trained parameters make."""
+        model = self.fast
+        if model is None:
+            yield
+            return
+        model.policy, model.options = state_of(parameters), options
+        try:
+            yield
+        finally:
+            model.policy, model.options = None, PassOptions()
 
-    Of several processes each samples its own rows, from random numbers of its own: torch's global ones, or the generator, stay
-    alike on all of them.
-    """
-    model = fast_model(hf)
-    if model is None:
-        return None
-    model.sampled = None
-    rows = parallel.own_rows(ids)
-    if parallel.count() > 1:
-        device = generator.device if generator is not None else torch.device("cpu")
-        seed = int(torch.randint(2**62, (), generator=generator, device=device))
-        generator = torch.Generator(ids.device).manual_seed(seed + parallel.number())
-    if model.reader.device != ids.device:
-        model.reader = reader_for(model.weights)
-    sampler = make_sampler(len(ids[rows]), generator)
-    with model.precision(model.options):
-        result = sample(model.reader, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)
-    if result is None:
-        return None
-    drawn, sampled = result
-    if model.policy is not None and sampled.hidden.dtype == torch.float32 and not model.options.autocast:
-        model.sampled = (sampled, model.policy)
-    columns = (drawn.tokens, drawn.mask, drawn.logprobs, drawn.sampler_logprobs)
-    return [parallel.gather_rows(column) for column in columns]
+    def decode(
+        self,
+        ids: Int[Tensor, "batch prefix"],
+        attention_mask: Int[Tensor, "batch prefix"],
+        gen_len: int,
+        end_ids: list[int],
+        pad_id: int,
+        make_sampler: Callable[[int, torch.Generator | None], Sampler],
+        generator: torch.Generator | None,
+    ) -> list[Tensor] | None:
+        """The sampling loop of `rlhf_lib.rollouts.decode`; None where it is not covered.
+
+        Of several processes each samples its own rows, from random numbers of its own: torch's global ones, or the generator,
+        stay alike on all of them.
+        """
+        model = self.fast
+        if model is None:
+            return None
+        model.sampled = None
+        rows = parallel.own_rows(ids)
+        if parallel.count() > 1:
+            device = generator.device if generator is not None else torch.device("cpu")
+            seed = int(torch.randint(2**62, (), generator=generator, device=device))
+            generator = torch.Generator(ids.device).manual_seed(seed + parallel.number())
+        if model.reader.device != ids.device:
+            model.reader = reader_for(model.weights)
+        sampler = make_sampler(len(ids[rows]), generator)
+        with model.precision(model.options):
+            result = sample(model.reader, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)
+        if result is None:
+            return None
+        drawn, sampled = result
+        if model.policy is not None and sampled.hidden.dtype == torch.float32 and not model.options.autocast:
+            model.sampled = (sampled, model.policy)
+        columns = (drawn.tokens, drawn.mask, drawn.logprobs, drawn.sampler_logprobs)
+        return [parallel.gather_rows(column) for column in columns]

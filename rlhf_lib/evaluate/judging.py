@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from rlhf_lib.evaluate.accuracy import Accuracy
-from rlhf_lib.rollouts import rollout
+from rlhf_lib.samplers import OwnSampler, Sampler
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
 from rlhf_lib.tasks import Prompts, Task
 
@@ -57,14 +57,19 @@ def evaluate(
     prepend_bos: bool = True,
     batch_size: int = 125,
     seed: int = 0,
+    sampler: Sampler | None = None,
 ) -> Evaluation:
-    """Sample (temperature 0: greedily) one completion a prompt and judge it; torch's global randomness is left alone."""
+    """Sample (temperature 0: greedily) one completion a prompt and judge it; torch's global randomness is left alone.
+
+    `sampler` None is the library's own.
+    """
     generator = torch.Generator(model.device).manual_seed(seed)
     completions: list[str] = []
     cut = 0
     for start in tqdm(range(0, len(prompts), batch_size), "evaluating", leave=False, delay=5, disable=None):
         part = prompts.slice(start, start + batch_size)
-        sampled = rollout(model, part.prompts, gen_len, temperature=temperature, prepend_bos=prepend_bos, generator=generator)
+        options = {"temperature": temperature, "prepend_bos": prepend_bos, "generator": generator}
+        sampled = (sampler or OwnSampler()).rollout(model, part.prompts, gen_len, **options)
         completions += sampled.completions
         cut += sum(not ended for ended in sampled.ended)
     correct, styles = task.is_correct(prompts, completions), [task.style_of(completion) for completion in completions]

@@ -66,7 +66,7 @@ def pass_cache_by_any_name(bridge: nn.Module) -> None:
             module.register_forward_pre_hook(give_cache_its_name, with_kwargs=True)
 
 
-def check_sampling(bridge: nn.Module) -> None:
+def check_sampling(bridge: nn.Module, passes: engine.Passes) -> None:
     """The first time that a process samples from a model, each way: cached steps must be those of a pass without a cache.
 
     Two short sequences, one padded on the left, are read token by token. The cache must hold every token, and the logits of a
@@ -77,11 +77,14 @@ def check_sampling(bridge: nn.Module) -> None:
         InputError: they differ; what would be sampled is not the model.
     """
     hf = bridge.original_model
-    way = "plain" if engine.fast_model(hf) is None else "fast"
+    way = "plain" if passes.fast is None else "fast"
     if hf in CHECKED[way] or bridge.cfg.n_ctx < PROBE_TOKENS:
         return
     with torch.no_grad():
-        (check_cached_steps if way == "plain" else check_engine)(hf, *probe(hf))
+        if way == "plain":
+            check_cached_steps(hf, *probe(hf))
+        else:
+            check_engine(passes, *probe(hf))
     CHECKED[way].add(hf)
 
 
@@ -115,7 +118,7 @@ def check_cached_steps(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_ma
     compare(hf, torch.stack(steps, dim=1), whole, whole.abs().max())
 
 
-def check_engine(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: Int[Tensor, "2 tokens"]) -> None:
+def check_engine(passes: engine.Passes, ids: Int[Tensor, "2 tokens"], attention_mask: Int[Tensor, "2 tokens"]) -> None:
     """The engine's steps, by the log-probabilities of the tokens that it takes greedily."""
     first = ids.shape[1] - PROBE_STEPS
     ids, attention_mask = ids[:, :first], attention_mask[:, :first]
@@ -123,7 +126,8 @@ def check_engine(hf: nn.Module, ids: Int[Tensor, "2 tokens"], attention_mask: In
     def greedy(rows: int, generator: torch.Generator | None) -> engine.Sampler:
         return engine.Sampler(rows, 0.0, None, generator)
 
-    columns = engine.decode(hf, ids, attention_mask, PROBE_STEPS, [], 0, greedy, torch.Generator(ids.device))
+    hf = passes.hf
+    columns = passes.decode(ids, attention_mask, PROBE_STEPS, [], 0, greedy, torch.Generator(ids.device))
     if columns is None:
         return
     tokens, _, logprobs, _ = columns

@@ -17,6 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from rlhf_lib.args import InputError
+from rlhf_lib.engine import Passes
 from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.fused import FusedMap, find_fused_maps, live
 from rlhf_lib.models import checkpoint
@@ -68,7 +69,7 @@ class LoadedBase:
 
     `parameters` are the Hugging Face model's, by its own names: the bridge renames modules, so this is the map back.
     `dropout` holds the configuration's dropout values, which loading sets to zero and saving puts back. `fused` are the linear
-    maps that Hugging Face holds as one and the bridge as several.
+    maps that Hugging Face holds as one and the bridge as several. `passes` are how its passes are made.
     """
 
     name: str
@@ -78,6 +79,7 @@ class LoadedBase:
     buffers: dict[str, Tensor]
     dropout: dict[str, float]
     fused: list[FusedMap]
+    passes: Passes
 
 
 def resolve_name(name_or_path: str | os.PathLike, what: str = "base_model") -> str:
@@ -167,7 +169,7 @@ def load_base(name_or_path: str | os.PathLike = "pocket", *, device: str = "auto
         fused = find_fused_maps(bridge, parameters)
         if dtype != "4bit":  # quantised weights are where they are to be
             bridge.to(where, print_details=False)
-    return LoadedBase(str(name_or_path), bridge, own, parameters, buffers, dropout, fused)
+    return LoadedBase(str(name_or_path), bridge, own, parameters, buffers, dropout, fused, Passes(bridge.original_model))
 
 
 def end_token_ids(base: LoadedBase) -> list[int]:

@@ -7,6 +7,7 @@ fine-tuning both are the same and the reference is a `frozen_copy()`.
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from rlhf_lib import parallel
 from rlhf_lib.args import LORA_MAPS, InputError
-from rlhf_lib.engine import Batch, PassOptions, Policy, fast_model, is_fast, plain_formulas, tell_once
+from rlhf_lib.engine import Batch, PassOptions, Policy, plain_formulas, sped_up_by
 from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.adapter import LoraHooks, find_maps
 from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter, read_adapter_config
@@ -28,21 +29,8 @@ from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.models.caching import check_sampling
 
 HEAD_FILE = "value_head.safetensors"
-
-
-OWN_HOOKS = {
-    f"{maker}.<locals>.{name}"
-    for maker, name in (
-        ("adapter_hooks", "remember_input"),
-        ("adapter_hooks", "add_output"),
-        ("WithValueHead.value_head_hook", "read_values"),
-    )
-}
-
-
-def is_own(hook: Callable) -> bool:
-    """Whether a hook is the library's own, which the engine computes without hooks."""
-    return hook.__module__.startswith("rlhf_lib.") and hook.__qualname__ in OWN_HOOKS
+GIVE_HOOKS = ("fwd_hooks", "lora_fwd_hooks", "value_head_hook")
+"""What of a policy's class says which hooks make the policy."""
 
 
 def forward_with_hooks(
@@ -67,6 +55,67 @@ def forward_with_hooks(
         return bridge(ids, attention_mask=attention_mask, **options).float()
 
 
+def fast_base_pass(
+    model: "BridgedTransformer",
+    ids: Int[Tensor, "batch seq"],
+    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    *,
+    logits_to_keep: int | None = None,
+) -> Any:
+    """`BridgedTransformer.forward` by the engine, where it covers it."""
+    model.refuse_if_merged("the plain call")
+    trained = tuple(model.get_base_model_trainable_params()) if getattr(model, "lora", None) is None else ()
+    found = fast_pass(model, Policy({}, trained), None, ids, attention_mask, logits_to_keep)
+    return NotImplemented if found is NotImplemented else found[0]
+
+
+def fast_policy_pass(
+    model: "BridgedTransformer",
+    ids: Int[Tensor, "batch seq"],
+    attention_mask: Int[Tensor, "batch seq"] | None = None,
+    *,
+    logits_to_keep: int | None = None,
+) -> Any:
+    """`BridgedTransformer.forward_with_value_head` by the engine, where it covers it."""
+    model.refuse_if_merged("forward_with_value_head")
+    if not model.has_only_own_hooks:
+        model.refuse_what_only_fast_passes_can("has hooks of your own")
+        return NotImplemented
+    lora, head = getattr(model, "lora", None), getattr(model, "value_head", None)
+    trained = (*model.get_base_model_trainable_params(), *model.get_value_head_params())
+    policy = Policy({} if lora is None else dict(lora.adapters), trained)
+    return fast_pass(model, policy, head, ids, attention_mask, logits_to_keep)
+
+
+def fast_pass(
+    model: "BridgedTransformer",
+    policy: Policy,
+    head: nn.Module | None,
+    ids: Int[Tensor, "batch seq"],
+    attention_mask: Int[Tensor, "batch seq"] | None,
+    logits_to_keep: int | None,
+) -> Any:
+    """Logits and the head's values of one pass by the engine; NotImplemented where it does not cover it."""
+    fast = model.base.passes.fast
+    if fast is None:
+        model.refuse_what_only_fast_passes_can("is not covered by them, or has hooks of your own")
+        return NotImplemented
+    mask = torch.ones_like(ids) if attention_mask is None else attention_mask
+    batch = Batch(ids, mask, ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1]))
+    sampled = fast.logits_of_rollout(batch, policy, model.pass_options) if head is None else None
+    if sampled is not None:
+        return sampled, None
+    found = fast.run(batch, policy, model.pass_options, everything=head is not None)
+    if found is None:
+        model.refuse_what_only_fast_passes_can("was given rows whose tokens are not one stretch between padding")
+        return NotImplemented
+    if head is None:
+        return found.logits, None
+    values = found.everywhere(head(found.source.hidden.float())[:, 0])
+    model.value_head_output = values.unsqueeze(-1)  # where the hook leaves it
+    return found.logits, values
+
+
 class BridgedTransformer(nn.Module):
     """What every policy shares: a TransformerBridge, its tokenizer, and forward passes with hooks.
 
@@ -75,9 +124,6 @@ class BridgedTransformer(nn.Module):
         device: auto, cpu, cuda, cuda:N or mps.
         dtype: float32 or bfloat16, of the base model; adapters and value head are float32.
     """
-
-    sampler: Any = None
-    """What rollouts of this policy are handed to, such as samplers.VllmSampler; None: the library's own decode loop."""
 
     def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
         super().__init__()
@@ -120,6 +166,7 @@ class BridgedTransformer(nn.Module):
                 child.to(self.device)
         return self
 
+    @sped_up_by(fast_base_pass)
     def forward(
         self,
         ids: Int[Tensor, "batch seq"],
@@ -129,11 +176,9 @@ class BridgedTransformer(nn.Module):
     ) -> Float[Tensor, "batch kept vocab"]:
         """Logits of the plain base model in float32; `logits_to_keep` asks for the last so many positions only."""
         self.refuse_if_merged("the plain call")
-        fast = self.fast_pass([], ids, attention_mask, logits_to_keep)
-        if fast is not None:
-            return fast[0]
         return forward_with_hooks(self.base_model, [], ids, attention_mask, logits_to_keep=logits_to_keep)
 
+    @sped_up_by(fast_policy_pass)
     def forward_with_value_head(
         self,
         ids: Int[Tensor, "batch seq"],
@@ -143,43 +188,8 @@ class BridgedTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
         """Logits of the policy and the value of every position (None without a head), from one pass; no hook remains."""
         self.refuse_if_merged("forward_with_value_head")
-        hooks = self.fwd_hooks
-        fast = self.fast_pass(hooks, ids, attention_mask, logits_to_keep)
-        if fast is not None:
-            return fast
-        logits = forward_with_hooks(self.base_model, hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
+        logits = forward_with_hooks(self.base_model, self.fwd_hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
         return logits, self.values_of_pass()
-
-    def fast_pass(
-        self,
-        hooks: list[tuple[str, Callable]],
-        ids: Int[Tensor, "batch seq"],
-        attention_mask: Int[Tensor, "batch seq"] | None,
-        logits_to_keep: int | None,
-    ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None] | None:
-        """Logits and values of the pass that these hooks would make, by the engine; None where it does not cover them."""
-        model = fast_model(self.base_model.original_model) if all(is_own(function) for _, function in hooks) else None
-        if model is None:
-            self.refuse_what_only_fast_passes_can("is not covered by them, or has hooks of your own")
-            return None
-        lora, head = (getattr(self, part, None) if hooks else None for part in ("lora", "value_head"))
-        mask = torch.ones_like(ids) if attention_mask is None else attention_mask
-        batch = Batch(ids, mask, ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1]))
-        is_policy = bool(hooks) or getattr(self, "lora", None) is None
-        trained = [*self.get_base_model_trainable_params(), *self.get_value_head_params()] if is_policy else []
-        policy = Policy({} if lora is None else dict(lora.adapters), tuple(trained))
-        sampled = model.logits_of_rollout(batch, policy, self.pass_options) if head is None else None
-        if sampled is not None:
-            return sampled, None
-        fast = model.run(batch, policy, self.pass_options, everything=head is not None)
-        if fast is None:
-            self.refuse_what_only_fast_passes_can("was given rows whose tokens are not one stretch between padding")
-            return None
-        if head is None:
-            return fast.logits, None
-        values = fast.everywhere(head(fast.source.hidden.float())[:, 0])
-        self.value_head_output = values.unsqueeze(-1)  # where the hook leaves it
-        return fast.logits, values
 
     def refuse_what_only_fast_passes_can(self, why: str) -> None:
         """Raise where several processes train together; say once that options about memory do nothing here."""
@@ -188,8 +198,16 @@ class BridgedTransformer(nn.Module):
             raise InputError(
                 f"{parallel.count()} processes can only train together by the fast passes, and {name} {why}; start one process"
             )
-        if self.pass_options != PassOptions() and is_fast():
-            tell_once(f"micro_batch_size, checkpoint_activations and autocast only work in the fast passes, and {name} {why}")
+        if self.pass_options != PassOptions():
+            told = f"micro_batch_size, checkpoint_activations and autocast only work in the fast passes, and {name} {why}"
+            warnings.warn(told, stacklevel=4)
+
+    @property
+    def has_only_own_hooks(self) -> bool:
+        """Whether the hooks are those of the library's classes, which the engine computes without hooks."""
+        own = (BridgedTransformer, WithValueHead, TransformerWithLora)
+        givers = (next((kind for kind in type(self).__mro__ if name in vars(kind)), own[0]) for name in GIVE_HOOKS)
+        return all(giver in own for giver in givers) and type(getattr(self, "lora", None)) in (LoraHooks, type(None))
 
     def values_of_pass(self) -> Float[Tensor, "batch seq"] | None:
         """The values that the last pass with hooks gave; None without a head."""
@@ -261,7 +279,7 @@ class BridgedTransformer(nn.Module):
     ) -> Any:
         """TransformerBridge's generate, on the policy (adapters included); options are passed on."""
         with plain_formulas():  # it samples with Hugging Face's cache
-            check_sampling(self.base_model)
+            check_sampling(self.base_model, self.base.passes)
         with self.merged(), torch.no_grad():
             return self.base_model.generate(ids, attention_mask=attention_mask, **{"verbose": False, **options})
 

@@ -1,18 +1,20 @@
-"""Samplers besides the library's own decode loop: vLLM in the trainer's process, or as a server that several trainers share."""
+"""Who samples: the library's own decode loop, vLLM in the trainer's process, or a server that several trainers share."""
+
+from typing import Any
 
 from rlhf_lib.args import SamplerArgs
-from rlhf_lib.models import TransformerWithLora
 from rlhf_lib.samplers.outside import OutsideSampler
+from rlhf_lib.samplers.own import OwnSampler, Sampler
 from rlhf_lib.samplers.vllm_engine import VllmSampler
 from rlhf_lib.samplers.vllm_server import VllmServerSampler
 
-__all__ = ["OutsideSampler", "VllmSampler", "VllmServerSampler", "sampler_of"]
+__all__ = ["OutsideSampler", "OwnSampler", "Sampler", "VllmSampler", "VllmServerSampler", "sampler_of"]
 
 
-def sampler_of(args: SamplerArgs, model: TransformerWithLora) -> OutsideSampler | None:
-    """The sampler that a run's arguments ask for; None: the library's own."""
+def sampler_of(args: SamplerArgs, model: Any) -> Sampler:
+    """The sampler that a run's arguments ask for."""
     if args.sampler == "vllm":
         return VllmSampler(model, args.sampler_memory, args.seed)
     if args.sampler == "vllm-server":
         return VllmServerSampler(model, args.sampler_url, args.sampler_directory, args.sampler_timeout)
-    return None
+    return OwnSampler()

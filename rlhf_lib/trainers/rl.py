@@ -10,12 +10,13 @@ from torch import Tensor
 
 from rlhf_lib.args import RLArgs
 from rlhf_lib.correction import corrected
+from rlhf_lib.engine import PassOptions
 from rlhf_lib.layout import chosen_at
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
-from rlhf_lib.models import TransformerWithValueHead, TransformerWithValueHeadLora
+from rlhf_lib.models import BridgedTransformer, TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.objectives import reduce_tokens, token_entropy, token_kl
 from rlhf_lib.optim import get_optimizer_and_scheduler
-from rlhf_lib.rollouts import Rollout, TokenScores, rollout
+from rlhf_lib.rollouts import Rollout, TokenScores
 from rlhf_lib.runs import Run, explained_variance, group_metrics, ratio_metrics, rollout_metrics
 from rlhf_lib.samplers import sampler_of
 from rlhf_lib.tasks import Prompts, Task, task_of
@@ -58,6 +59,7 @@ class RLTrainer(Trainer):
         self.args = args
         self.check_directory()
         self.model, self.ref_model = self.build_models()
+        self.use_memory_options()
         self.run_name = f"{args.algorithm or self.name}-{self.task.name}-seed{args.seed}"
         self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
         self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
@@ -82,10 +84,17 @@ class RLTrainer(Trainer):
             self.model = TransformerWithValueHeadLora.from_pretrained(*made, maps=args.lora_maps, **options)
         else:
             self.model = go_on_from(TransformerWithValueHeadLora, args, **options)
-        self.model.sampler = sampler_of(args, self.model)
+        self.sampler = sampler_of(args, self.model)
         self.prepare_policy()
         keeps_adapter = args.reference == "adapter" and (args.adapter is not None or self.is_prepared)
         return self.model, self.model.frozen_policy() if keeps_adapter else self.model
+
+    def use_memory_options(self) -> None:
+        """Tell policy and reference how their passes are to trade time for memory."""
+        args = self.args
+        for model in (self.model, self.ref_model):
+            if isinstance(model, BridgedTransformer):
+                model.pass_options = PassOptions(args.micro_batch_size, args.checkpoint_activations, args.autocast)
 
     def prepare_policy(self) -> None:
         """What is done to the policy before its reference is made."""
@@ -119,7 +128,7 @@ class RLTrainer(Trainer):
         args = self.args
         options = {"temperature": args.temperature, "top_k": args.top_k, "top_p": args.top_p, "prepend_bos": args.prepend_bos}
         with self.metrics.timed("generate"):
-            return rollout(self.model, prompts.prompts, args.gen_len, stop_at_eos=self.task.stop_at_eos, **options)
+            return self.sampler.rollout(self.model, prompts.prompts, args.gen_len, stop_at_eos=self.task.stop_at_eos, **options)
 
     def reward(self, prompts: Prompts, sampled: Rollout) -> Rewarded:
         """What every completion earns, and whether it is right."""
@@ -184,6 +193,7 @@ class RLTrainer(Trainer):
 
     def train(self) -> dict[str, Any]:
         """Run all phases; returns the summary that is also in the run's directory."""
+        self.use_memory_options()  # also where a subclass has a constructor of its own
         self.run = run = Run(self)
         if run.first_phase == 0:
             self.pretrain_critic()

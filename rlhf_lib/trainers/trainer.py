@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lib import parallel
-from rlhf_lib.args import InputError, RLArgs, TrainingArgs
-from rlhf_lib.engine import PassOptions
+from rlhf_lib.args import InputError, TrainingArgs
 from rlhf_lib.evaluate import Accuracy, evaluate
 from rlhf_lib.models import base_of_adapter
 from rlhf_lib.models.policies import HEAD_FILE
 from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory, TrainingDiverged, about_checkpoint, require_tracker
+from rlhf_lib.samplers import OwnSampler, Sampler
 from rlhf_lib.tasks import Task
 
 Step = TypeVar("Step")
@@ -44,26 +44,6 @@ def go_on_from(cls: Any, args: Any, **options: Any) -> Any:
     return model
 
 
-class ModelInUse:
-    """A trainer's attribute that holds a model; the model is told how it is to make its passes."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, trainer: Any, owner: type) -> Any:
-        if trainer is None:
-            return self
-        if self.name not in vars(trainer):
-            raise AttributeError(f"{type(trainer).__name__} has no {self.name} yet")
-        return vars(trainer)[self.name]
-
-    def __set__(self, trainer: Any, model: Any) -> None:
-        vars(trainer)[self.name] = model
-        args = getattr(trainer, "args", None)
-        if isinstance(args, RLArgs) and hasattr(model, "pass_options"):
-            model.pass_options = PassOptions(args.micro_batch_size, args.checkpoint_activations, args.autocast)
-
-
 class Trainer(ABC):
     """A phase is a round of learning, after which a Run writes metrics, samples and checkpoints.
 
@@ -72,8 +52,9 @@ class Trainer(ABC):
 
     name: str
     args: TrainingArgs
-    model = ModelInUse()
-    ref_model = ModelInUse()
+    model: Any
+    sampler: Sampler = OwnSampler()
+    """Who samples the policy."""
     step = 0
     phase = 0
     run: Run | None = None
@@ -128,7 +109,7 @@ class Trainer(ABC):
         prompts = self.task.held_out(count, split=split) if count else None
         if not prompts:
             return None
-        options = {"gen_len": self.args.gen_len, "prepend_bos": self.args.prepend_bos}
+        options = {"gen_len": self.args.gen_len, "prepend_bos": self.args.prepend_bos, "sampler": self.sampler}
         return evaluate(self.model, self.task, prompts, temperature=temperature, **options).accuracy
 
     def measure(self) -> dict[str, Accuracy | None]:
@@ -214,7 +195,7 @@ class Trainer(ABC):
         if args.top_k or args.top_p:
             return
         mean = ((gap.abs() * mask).sum() / mask.sum().clamp(min=1)).item()
-        is_exact = model.dtype == torch.float32 and not args.autocast and getattr(model, "sampler", None) is None
+        is_exact = model.dtype == torch.float32 and not args.autocast and isinstance(self.sampler, OwnSampler)
         allowed = SAMPLER_GAP if is_exact else COARSE_SAMPLER_GAP
         if not mean <= allowed:
             raise InputError(

@@ -347,7 +347,7 @@ def cells(name, root):
     if refused is not None:
         return "no", "", refused
     model = Case.make(name, root).adapted
-    fast = "yes" if engine.fast_model(model.base_model.original_model) else "no"
+    fast = "yes" if model.base.passes.fast else "no"
     blocks = {part: {m.block for m in model.lora.maps if m.map_name.startswith(part)} for part in ("attn", "mlp")}
     whole = len(model.base_model.blocks)
     notes = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from transformers import AutoConfig
 
-from rlhf_lib.engine import PassOptions, fast_model, is_fast, logits, plain_formulas, sped_up_by, switch
+from rlhf_lib.engine import PassOptions, is_fast, logits, plain_formulas, sped_up_by
 from rlhf_lib.engine.graphs import GraphedReader
 from rlhf_lib.engine.packing import pack
 from rlhf_lib.engine.weights import refuse_unknown
@@ -106,7 +106,7 @@ class TestRollouts:
     def test_steps_on_the_same_memory_give_the_same(self, policy, monkeypatch):
         """What CUDA graphs replay, without capturing it; the second rollout runs on the first one's cache."""
         plain = [sampled_with(policy, seed) for seed in (0, 1)]
-        engine = fast_model(policy.base_model.original_model)
+        engine = policy.base.passes.fast
         reader = GraphedReader(engine.weights, capture=lambda step: step)
         monkeypatch.setattr(engine, "reader", reader)
         fast = [sampled_with(policy, seed) for seed in (0, 1)]
@@ -119,20 +119,20 @@ class TestRollouts:
         ended = rollout(policy, PROMPTS, GEN)
         assert (reader.kept is kept, ended.mask.min()) == (True, 0)
 
-    def test_another_architecture_is_sampled_by_its_own_passes_and_says_so_once(self, model_dirs, monkeypatch):
-        monkeypatch.setattr(switch, "TOLD", set())
+    def test_another_architecture_is_sampled_by_its_own_passes_and_says_so_once(self, model_dirs):
+        model = BridgedTransformer(model_dirs["gpt_neo"], device="cpu")
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             for _ in range(2):
-                rollout(BridgedTransformer(model_dirs["gpt_neo"], device="cpu"), PROMPTS, 3, stop_at_eos=False)
+                rollout(model, PROMPTS, 3, stop_at_eos=False)
         assert [str(w.message)[:38] for w in told] == ["no fast path for architecture gpt_neo:"]
 
     def test_a_hook_on_the_bridge_is_not_passed_over(self, model_dirs):
         model = BridgedTransformer(model_dirs["llama"], device="cpu")
         with model.base_model.hooks(fwd_hooks=[("blocks.0.hook_out", lambda x, hook: x * 0)]):
-            assert fast_model(model.base_model.original_model) is None
+            assert model.base.passes.fast is None
             hooked = sampled_with(model, temperature=0.0)
-        assert fast_model(model.base_model.original_model) is not None
+        assert model.base.passes.fast is not None
         assert not torch.equal(hooked.ids, sampled_with(model, temperature=0.0).ids)
 
 
@@ -227,7 +227,7 @@ class TestScoringWhatWasSampled:
 
     def test_costs_no_pass_and_gives_the_same(self, adapted, monkeypatch):
         sampled = sampled_with(adapted)
-        engine = fast_model(adapted.base_model.original_model)
+        engine = adapted.base.passes.fast
         monkeypatch.setattr(engine, "run", None)  # no pass may be made
         fast = self.scored(adapted, sampled)
         logprobs = get_logprobs(fast, sampled.ids[:, -GEN - 1 :])
@@ -386,7 +386,9 @@ def test_a_model_and_its_fast_passes_go_together(model_dirs):
     model = BridgedTransformer(model_dirs["llama"], device="cpu")
     rollout(model, PROMPTS, 2, stop_at_eos=False)
     seen = weakref.ref(model.base_model.original_model)
-    assert copy.deepcopy(fast_model(model.base_model.original_model)) is None
+    copied = copy.deepcopy(model.base.passes)
+    assert copied.fast is not model.base.passes.fast
+    assert copied.fast.modules[0] is copied.hf is not model.base.passes.hf
     del model
     gc.collect()
     assert seen() is None

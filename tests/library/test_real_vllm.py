@@ -19,7 +19,8 @@ from rlhf_lib import cli
 from rlhf_lib.args import InputError
 from rlhf_lib.models import TransformerWithLora
 from rlhf_lib.models.loading import BUNDLED
-from rlhf_lib.rollouts import rollout, take, truncate_logits
+from rlhf_lib.rollouts import rollout as own
+from rlhf_lib.rollouts import take, truncate_logits
 from rlhf_lib.samplers import VllmSampler, VllmServerSampler
 from rlhf_lib.samplers.connection import Connection
 from rlhf_lib.samplers.outside import refuse_unfit
@@ -125,13 +126,9 @@ def policy(request, model):
     model.sampler = None
 
 
-def own(model, *given, **sampling):
-    """The same rollout by the library's own loop."""
-    sampler, model.sampler = model.sampler, None
-    try:
-        return rollout(model, *given, **sampling)
-    finally:
-        model.sampler = sampler
+def rollout(model, *given, **sampling):
+    """A rollout by the sampler that goes with the policy."""
+    return model.sampler.rollout(model, *given, **sampling)
 
 
 @torch.no_grad()

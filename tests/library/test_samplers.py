@@ -12,7 +12,8 @@ from rlhf_lib.correction import CorrectedMemory, sampler_weights
 from rlhf_lib.engine import plain_formulas
 from rlhf_lib.memory import ReplayMemory
 from rlhf_lib.models import TransformerWithLora
-from rlhf_lib.rollouts import get_logprobs, rollout
+from rlhf_lib.rollouts import get_logprobs
+from rlhf_lib.rollouts import rollout as own
 from rlhf_lib.samplers import VllmSampler, VllmServerSampler
 from rlhf_lib.samplers.exchange import Completion, in_columns
 from rlhf_lib.trainers.grpo import GrpoTrainer
@@ -34,13 +35,9 @@ def policy(model_dirs, calls, server, request):
     return model
 
 
-def own(model, *given, **sampling):
-    """The same rollout by the library's own loop."""
-    sampler, model.sampler = model.sampler, None
-    try:
-        return rollout(model, *given, **sampling)
-    finally:
-        model.sampler = sampler
+def rollout(model, *given, **sampling):
+    """A rollout by the sampler that goes with the policy."""
+    return model.sampler.rollout(model, *given, **sampling)
 
 
 def rescored(model, sampled, temperature=1.0):

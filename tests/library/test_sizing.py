@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlhf_lib.engine import Sampler, fast_model, logits
+from rlhf_lib.engine import Sampler, logits
 from rlhf_lib.engine.graphs import GraphedReader
 from rlhf_lib.engine.packing import pack
 from rlhf_lib.engine.trunk import run_trunk
@@ -139,7 +139,7 @@ def test_activations_are_what_the_backward_pass_keeps(arithmetic, entry, directo
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        fast = fast_model(model.base_model.original_model)
+        fast = model.base.passes.fast
         adapters = {} if rank is None else dict(model.lora.adapters)
         mask = torch.ones_like(ids)
         hidden = run_trunk(fast.weights, pack(ids, mask, mean), adapters)
@@ -171,7 +171,7 @@ def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, ent
         policy, _ = adapted.forward_with_value_head(ids, logits_to_keep=gen + 1)
         figures = get_logprobs(policy, ids[:, -gen - 1 :]) + token_entropy(policy[:, :-1] / 1.0)
         figures.mean().backward()
-    weights = fast_model(adapted.base_model.original_model).weights
+    weights = adapted.base.passes.fast.weights
     with Ledger(entry.vocab) as drawing, torch.no_grad():
         hidden = torch.randn(8, entry.width, dtype=torch.bfloat16)
         Sampler(8, 1.0, None, None)(weights.unembed(hidden), torch.arange(8), None)
@@ -185,7 +185,7 @@ def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, ent
 @pytest.mark.usefixtures("drawing_as_on_cuda")
 def test_kernels_of_a_step_are_its_operations(arithmetic, entry, adapted):
     """Inside what is captured as a graph, and outside of it; most operations are one kernel each."""
-    fast, inside = fast_model(adapted.base_model.original_model), []
+    fast, inside = adapted.base.passes.fast, []
     rollout(adapted, ["2+2="] * 4, 8)  # the first one checks the sampler besides
 
     def counting(step):

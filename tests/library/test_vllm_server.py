@@ -15,10 +15,14 @@ import torch
 from rlhf_lib import cli
 from rlhf_lib.args import GrpoArgs, InputError
 from rlhf_lib.models import TransformerWithLora
-from rlhf_lib.rollouts import rollout
 from rlhf_lib.samplers import VllmServerSampler
 
 PROMPTS = ["Anna has", "Anna has", "Ben"]
+
+
+def rollout(model, *given, **sampling):
+    """A rollout by the sampler that goes with the policy."""
+    return model.sampler.rollout(model, *given, **sampling)
 
 
 @pytest.fixture
