@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 0081c90a1549
+# Rendered by `rlhf course render`; fingerprint b475bf4f2147
 """Exercises of chapters/4_grpo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_grpo.py` (add -k NAME for one exercise), get a hint with
@@ -28,24 +28,28 @@ from rlhf_lib.advantages import (
     split_groups,
 )
 from rlhf_lib.args import (
+    FAMILY,
     GrpoArgs,
     InputError,
     LoraArgs,
+    PolicyGradientArgs,
     PretrainArgs,
     RLHFArgs,
     ReftArgs,
     RewardModelArgs,
-    SelfTrainingArgs,
     SftArgs,
 )
+from rlhf_lib.args.algorithms import ALGORITHMS, Algorithm
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
+from rlhf_lib.layout import chosen_at, with_last_of_prompt
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.models.reward_model import RewardModel
 from rlhf_lib.objectives import (
     KL_ESTIMATORS,
+    LARGEST_LOG_RATIO,
     Mask,
     Reduction,
     calc_clipped_surrogate_objective,
@@ -58,11 +62,11 @@ from rlhf_lib.objectives import (
 from rlhf_lib.optim import get_optimizer, get_optimizer_and_scheduler
 from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
-from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
+from rlhf_lib.rollouts import Rollout, TokenScores, get_logprobs, get_samples, rollout
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
 from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
-from rlhf_lib.trainers import RLHFTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
-from rlhf_lib.trainers.ppo import LoraTrainer
+from rlhf_lib.trainers import LatroTrainer, PolicyGradientTrainer, ReftTrainer, RewardModelTrainer, SftTrainer
+from rlhf_lib.trainers.ppo import RLHFTrainer
 
 try:
     import wandb
@@ -129,7 +133,7 @@ def estimate_kl_k3(
 ) -> Float[Tensor, "batch gen"]:
     """exp(q) - q - 1 with q = log(reference / policy): unbiased, never negative (Schulman 2020; GRPO's choice).
 
-    As a loss its expected gradient is that of KL(reference || policy).
+    As a loss its expected gradient is that of KL(reference || policy). q is held below LARGEST_LOG_RATIO.
     """
     raise NotAttempted("estimate_kl_k3", "chapters/4_grpo.md, exercise 4.6")
 
@@ -156,20 +160,23 @@ def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float
     raise NotAttempted("group_metrics", "chapters/4_grpo.md, exercise 4.8")
 
 
-class GrpoTrainer(LoraTrainer):
-    """GRPO on low-rank adapters; a fixed prefix is one group, a task of many prompts has `group_size` completions each."""
+class GrpoTrainer(RLHFTrainer):
+    """A fixed prefix is one group, a task of many prompts has `group_size` completions each; there is no value head."""
 
     name = "grpo"
     args: GrpoArgs
     use_value_head = False
+    needs_ref_logits = False
 
     @property
     def completions_per_prompt(self) -> int:
         """The group size."""
         raise NotAttempted("grpo_many_prompts", "chapters/4_grpo.md, exercise 4.10")
 
-    def rollout_phase(self) -> ReplayMemory:
-        """Sample groups of completions and compare their rewards within each group."""
+    def compute_token_advantages(
+        self, rewards: Float[Tensor, " batch"], scores: TokenScores, sampled: Rollout
+    ) -> Float[Tensor, "batch gen"]:
+        """Rewards compared within their groups, with args.advantage_std; the same advantage for every token of a completion."""
         raise NotAttempted("GrpoTrainer", "chapters/4_grpo.md, exercise 4.9")
 
     def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:

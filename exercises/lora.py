@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 034fd95f12b2
+# Rendered by `rlhf course render`; fingerprint 3ad124c55b1b
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -32,17 +32,19 @@ from rlhf_lib.advantages import (
     normalize_reward,
 )
 from rlhf_lib.args import (
+    FAMILY,
     LORA_MAPS,
     GrpoArgs,
     InputError,
     LoraArgs,
+    PolicyGradientArgs,
     PretrainArgs,
     RLHFArgs,
     ReftArgs,
     RewardModelArgs,
-    SelfTrainingArgs,
     SftArgs,
 )
+from rlhf_lib.args.algorithms import ALGORITHMS, Algorithm
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.lora.adapter import AdaptedMap, find_maps, require_rank
@@ -65,8 +67,8 @@ from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
 from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
-from rlhf_lib.trainers import GrpoTrainer, RLHFTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
-from rlhf_lib.trainers.ppo import LoraTrainer
+from rlhf_lib.trainers import GrpoTrainer, LatroTrainer, PolicyGradientTrainer, ReftTrainer, RewardModelTrainer, SftTrainer
+from rlhf_lib.trainers.ppo import RLHFTrainer
 
 try:
     import wandb
@@ -349,7 +351,7 @@ def main() -> None:
 
     options = {"maps": args.lora_maps, "device": args.device, "dtype": args.dtype}
 
-    class OwnModelTrainer(LoraTrainer):
+    class OwnModelTrainer(RLHFTrainer):
         """The library's trainer with this file's model."""
 
         def build_models(self) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 1bbbb3b9b770
+# Rendered by `rlhf course render`; fingerprint 84fe4601ba0e
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -33,34 +33,38 @@ from rlhf_lib.advantages import (
     real_tokens,
 )
 from rlhf_lib.args import (
+    FAMILY,
     GrpoArgs,
     InputError,
     LoraArgs,
+    PolicyGradientArgs,
     PretrainArgs,
+    RLArgs,
     RLHFArgs,
     ReftArgs,
     RewardModelArgs,
-    SelfTrainingArgs,
     SftArgs,
 )
+from rlhf_lib.args.algorithms import ALGORITHMS, Algorithm
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.finite import require_finite
+from rlhf_lib.layout import chosen_at, with_last_of_prompt
 from rlhf_lib.lora import Lora, LoraHooks
 from rlhf_lib.memory import ReplayMinibatch
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora, checkpoint
 from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
 from rlhf_lib.models.reward_model import RewardModel
-from rlhf_lib.objectives import Mask, Reduction, calc_kl_estimate_penalty, hide, plogq, whiten
+from rlhf_lib.objectives import LARGEST_LOG_RATIO, Mask, Reduction, calc_kl_estimate_penalty, hide, plogq, whiten
 from rlhf_lib.optim import get_optimizer_and_scheduler
 from rlhf_lib.recipes import script_args
 from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract_answer, reward_fn_char_count
-from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
-from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
+from rlhf_lib.rollouts import Rollout, TokenScores, get_logprobs, get_samples, rollout
+from rlhf_lib.runs import explained_variance
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
-from rlhf_lib.tasks import PocketTask, Prompts, Task, WordProblemTask, make_task, task_of
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
-from rlhf_lib.trainers.trainer import Trainer
+from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
+from rlhf_lib.trainers import GrpoTrainer, LatroTrainer, PolicyGradientTrainer, ReftTrainer, RewardModelTrainer, SftTrainer
+from rlhf_lib.trainers.rl import RLTrainer
 
 try:
     import wandb
@@ -135,8 +139,15 @@ class WithValueHead(BridgedTransformer):
 class TransformerWithValueHead(WithValueHead):
     """Full fine-tuning with a value head: every weight is trained, and the reference policy is a `frozen_copy()`."""
 
-    def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
-        """Load the base model as every policy does, then add the value head."""
+    def __init__(
+        self,
+        base_model: str | os.PathLike = "pocket",
+        *,
+        use_value_head: bool = True,
+        device: str = "auto",
+        dtype: str = "float32",
+    ):
+        """Load the base model as every policy does, then add the value head, unless it is left out."""
         raise NotAttempted("value_head", "chapters/2_ppo.md, exercise 2.1")
 
     def frozen_copy(self) -> "TransformerWithValueHead":
@@ -200,7 +211,7 @@ class ReplayMemory:
 
     def __init__(
         self,
-        args: RLHFArgs,
+        args: RLArgs,
         sample_ids: Int[Tensor, "batch seq"],
         logprobs: Float[Tensor, "batch gen"],
         advantages: Float[Tensor, "batch gen"],
@@ -377,7 +388,7 @@ def get_optimizer(
     raise NotAttempted("get_optimizer", "chapters/2_ppo.md, exercise 2.12")
 
 
-def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
+def learning_rate_scale(phase: int, args: RLArgs) -> float:
     """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
 
     Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
@@ -386,126 +397,52 @@ def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
     raise NotAttempted("learning_rate_scale", "chapters/2_ppo.md, exercise 2.13")
 
 
-class RLHFTrainer(Trainer):
-    """PPO with a value head, every weight trained; a frozen copy of the first model is the reference.
+@torch.no_grad()
+def score_tokens(model: Any, ref_model: Any, sampled: Rollout, temperature: float = 1.0) -> TokenScores:
+    """One pass of the policy and one of the reference over a rollout, whose padding neither sees; no graph is kept.
 
-    One phase: `rollout_phase` samples completions and fills a memory, `learning_phase` makes minibatch updates on it.
-    `train` repeats that and keeps the run's files. A subclass's __init__ needs to set only args, run_name, model,
-    ref_model, optimizer, scheduler and prefix_len.
+    Args:
+        model: its forward_with_value_head gives the policy's logits and, with a head, values.
+        ref_model: called for the reference policy's logits.
+        sampled: the completions; ids and attention_mask are read, and gen_len is what `mask` has columns.
+        temperature: the one of sampling.
     """
+    raise NotAttempted("score_tokens", "chapters/2_ppo.md, exercise 2.14")
+
+
+class RLHFTrainer(RLTrainer):
+    """PPO with a value head. One phase: `rollout_phase` fills a memory, `learning_phase` makes minibatch updates on it."""
 
     name = "ppo"
     args: RLHFArgs
-    memory: ReplayMemory | None = None
-    correct: list[bool] | None = None
-
-    def __init__(self, args: RLHFArgs):
-        torch.manual_seed(args.seed)
-        self.args = args
-        self.check_directory()
-        self.model, self.ref_model = self.build_models()
-        self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
-        self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
-        self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
-
-    def build_models(self) -> tuple[Any, Any]:
-        """The policy, and what is called for the reference policy's logits."""
-        args = self.args
-        model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
-        return model, model.frozen_copy()
-
-    def make_task(self) -> Task:
-        """Prompts and rewards."""
-        args = self.args
-        return task_of(args, self.model, args.gen_len, args.prefix, args.reward_fn)
-
-    @property
-    def samples_per_phase(self) -> int:
-        """Completions of a phase."""
-        return self.args.batch_size
-
-    @property
-    def completions_per_prompt(self) -> int:
-        """How often each prompt of a phase is repeated."""
-        return 1
-
-    def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
-        """Draw the phase's prompts, sample a completion for each, and reward it."""
-        args, group = self.args, self.completions_per_prompt
-        prompts = self.task.draw(args.batch_size // group, args.seed, self.phase).repeat(group)
-        with self.metrics.timed("generate"):
-            sampled = rollout(
-                self.model,
-                prompts.prompts,
-                args.gen_len,
-                temperature=args.temperature,
-                top_k=args.top_k,
-                top_p=args.top_p,
-                prepend_bos=args.prepend_bos,
-                stop_at_eos=self.task.stop_at_eos,
-            )
-        with self.metrics.timed("reward"):
-            rewards = self.score(prompts, sampled)
-        return sampled, rewards.to(sampled.ids.device)
-
-    def score(self, prompts: Prompts, sampled: Rollout) -> Float[Tensor, " batch"]:
-        """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
-        task = self.task
-        completions = [task.cut(completion) for completion in sampled.completions]
-        rewards, each = task.score(prompts, completions, sampled.completion_ids)
-        self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
-        for name, values in each.items():
-            given = [value for value in values if value is not None]
-            self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
-        self.correct = task.verdicts(prompts, sampled.completions)
-        self.log(correct=None if self.correct is None else sum(self.correct) / len(self.correct))
-        styles = [task.style_of(completion) for completion in sampled.completions]
-        for style in ("reasoning", "bare", "sentence") if any(styles) else ():
-            self.log(**{f"share_{style}": styles.count(style) / len(styles)})
-        self.samples[:] = [
-            {"prompt": p, "completion": c, "reward": float(r)}
-            for p, c, r in zip(prompts.prompts, sampled.completions, rewards, strict=True)
-        ]
-        return rewards
+    use_value_head = True
+    needs_ref_logits = True
+    """Whether the objective takes KL exactly, over the vocabulary, and not from the sampled tokens alone."""
 
     def rollout_phase(self) -> ReplayMemory:
-        """Sample completions, reward them, and turn that into a memory to learn from.
+        """Sample and reward completions, score their tokens, turn rewards into advantages, and keep what learning needs.
 
-        Rewards are whitened over the batch if args.normalize_reward. One pass of the policy, without gradients, gives logits
-        and values [batch seq], one of the reference its logits. Logits score the sampled tokens at args.temperature;
-        `compute_gae` makes advantages of rewards and values. The memory keeps the rollout's masks. Logging is optional.
+        `sample_and_reward` gives the completions and one reward each, `score_tokens` what policy and reference make of every
+        token at args.temperature, `compute_token_advantages` an advantage a token. The memory keeps the rollout's masks; the
+        reference's logits only where `needs_ref_logits`. `log_scores(sampled, scores)` logs, and is optional.
         """
-        raise NotAttempted("ppo_rollout_phase", "chapters/2_ppo.md, exercise 2.14")
+        raise NotAttempted("ppo_rollout_phase", "chapters/2_ppo.md, exercise 2.15")
+
+    def compute_token_advantages(
+        self, rewards: Float[Tensor, " batch"], scores: TokenScores, sampled: Rollout
+    ) -> Float[Tensor, "batch gen"]:
+        """`compute_gae` of rewards and values, with args.gamma and args.gae_lambda, where sampled.mask is 1.
+
+        Rewards are first whitened over the batch if args.normalize_reward.
+        """
+        raise NotAttempted("ppo_rollout_phase", "chapters/2_ppo.md, exercise 2.15")
 
     def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
         """Clipped surrogate - value loss + entropy bonus - KL penalty, to be maximised.
 
         One pass gives the current logits and values; entropy and KL are of softmax(logits / args.temperature).
         """
-        raise NotAttempted("ppo_objective", "chapters/2_ppo.md, exercise 2.15")
-
-    @torch.no_grad()
-    def log_scores(
-        self,
-        sampled: Rollout,
-        logits: Float[Tensor, "batch kept vocab"],
-        ref_logits: Float[Tensor, "batch kept vocab"],
-        logprobs: Float[Tensor, "batch gen"],
-    ) -> None:
-        """Log the sampling policy's exact KL from the reference, its entropy, and the gap between sampler and trainer.
-
-        Raises:
-            InputError: that gap is large, and nothing that was asked for explains it.
-        """
-        gap = sampled.sampler_logprobs - logprobs
-        self.stop_if_sampler_differs(gap, sampled.mask)
-        policy, reference = logits[:, :-1] / self.args.temperature, ref_logits[:, :-1] / self.args.temperature
-        figures = {"kl": token_kl(policy, reference), "entropy": token_entropy(policy), "sampler_gap": gap}
-        self.log(**{name: reduce_tokens(values, self.args.gen_len, sampled.mask) for name, values in figures.items()})
-
-    def log_update(self, logprobs: Float[Tensor, "minibatch gen"], minibatch: ReplayMinibatch) -> None:
-        """Log ratio and clip fractions of one minibatch."""
-        self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, minibatch.mask))
+        raise NotAttempted("ppo_objective", "chapters/2_ppo.md, exercise 2.16")
 
     def learning_phase(self, memory: ReplayMemory) -> float:
         """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective.
@@ -513,7 +450,7 @@ class RLHFTrainer(Trainer):
         An update: clear the gradients, compute the objective and its gradient, scale the gradient down to args.max_grad_norm
         (L2 over everything trained) where it is longer, let the optimiser step uphill, and count it in `self.step`.
         """
-        raise NotAttempted("ppo_learning_phase", "chapters/2_ppo.md, exercise 2.16")
+        raise NotAttempted("ppo_learning_phase", "chapters/2_ppo.md, exercise 2.17")
 
     def pretrain_critic(self) -> None:
         """`critic_phases` rollouts of the policy as it is, from which the value head alone learns to predict returns.
@@ -521,12 +458,12 @@ class RLHFTrainer(Trainer):
         The learning rate is head_lr throughout; the metrics end up in the first phase's record, as critic_loss and
         critic_explained_variance of the last rollout. The budget may end it early.
         """
-        args = self.args
-        if not args.critic_phases:
+        args, phases = self.args, getattr(self.args, "critic_phases", 0)  # arguments without a critic have none
+        if not phases:
             return
         head = torch.optim.AdamW(self.model.get_value_head_params(), lr=args.head_lr, weight_decay=args.weight_decay)
         started = time.perf_counter()
-        for i in range(args.critic_phases):
+        for i in range(phases):
             if self.is_out_of_time(started):
                 break
             self.phase = -1 - i  # prompts of its own
@@ -534,32 +471,26 @@ class RLHFTrainer(Trainer):
             explained = explained_variance(memory.generated_values, memory.returns, memory.mask)
             self.metrics.take()
             for minibatch in memory.get_minibatches():
-                _, values = self.model.forward_with_value_head(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=1)
-                loss = calc_value_function_loss(
-                    values[:, -args.gen_len - 1 : -1],
-                    minibatch.returns,
-                    args.vf_coef,
-                    args.gen_len,
-                    mask=minibatch.mask,
-                    reduction=args.reduction,
-                )
-                head.zero_grad()
-                loss.backward(inputs=self.model.get_value_head_params())
-                norm = torch.nn.utils.clip_grad_norm_(self.model.get_value_head_params(), args.max_grad_norm)
-                self.stop_if_diverged(loss, norm)
-                head.step()
+                loss = self.critic_update(minibatch, head)
             self.log(critic_loss=loss, critic_explained_variance=explained)
         self.phase = 0
 
-    def train(self) -> dict[str, Any]:
-        """Run all phases; returns the summary that is also in the run's directory."""
-        self.run = run = Run(self)
-        if run.first_phase == 0:
-            self.pretrain_critic()
-        for self.phase in run.phases():
-            self.memory = self.rollout_phase()
-            self.learning_phase(self.memory)
-        return run.finish()
+    def critic_update(self, minibatch: ReplayMinibatch, head: torch.optim.Optimizer) -> Float[Tensor, ""]:
+        """One step of the value head alone towards a minibatch's returns; the loss before it."""
+        args, parameters = self.args, self.model.get_value_head_params()
+        _, values = self.model.forward_with_value_head(
+            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
+        )
+        shared = {"mask": minibatch.mask, "reduction": args.reduction}
+        loss = calc_value_function_loss(
+            chosen_at(values, args.gen_len), minibatch.returns, args.vf_coef, args.gen_len, **shared
+        )
+        head.zero_grad()
+        loss.backward(inputs=parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        self.stop_if_diverged(loss, norm)
+        head.step()
+        return loss
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint eaf2aa235f9a
+# Rendered by `rlhf course render`; fingerprint 4ef446142871
 """Exercises of chapters/6_reasoning.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reasoning.py` (add -k NAME for one exercise), get a hint with
@@ -33,16 +33,18 @@ from rlhf_lib.advantages import (
     normalize_reward,
 )
 from rlhf_lib.args import (
+    FAMILY,
     GrpoArgs,
     InputError,
     LoraArgs,
+    PolicyGradientArgs,
     PretrainArgs,
     RLHFArgs,
     ReftArgs,
     RewardModelArgs,
-    SelfTrainingArgs,
     SftArgs,
 )
+from rlhf_lib.args.algorithms import ALGORITHMS, Algorithm
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
 from rlhf_lib.finite import require_finite
@@ -81,11 +83,10 @@ from rlhf_lib.rewards.answers import (
 from rlhf_lib.rewards.formats import LEAST_REASONING, MULTILINE, SOFT, STRICT, TAGS, tagged_answer, text_of
 from rlhf_lib.rewards.numbers import LARGEST_EXPONENT, LONGEST_ANSWER, NUMBER, bare
 from rlhf_lib.rewards.shaping import reft_reward
-from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
-from rlhf_lib.runs import explained_variance
+from rlhf_lib.rollouts import Rollout, TokenScores, get_logprobs, get_samples, rollout
 from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
 from rlhf_lib.tasks.prompting import question_text
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
+from rlhf_lib.trainers import GrpoTrainer, LatroTrainer, PolicyGradientTrainer, RewardModelTrainer, SftTrainer
 from rlhf_lib.trainers.ppo import RLHFTrainer
 from rlhf_lib.trainers.sft import encode_solutions, minibatches, supervised_step
 
@@ -256,31 +257,15 @@ def compute_token_rewards(
 
 
 class ReftTrainer(RLHFTrainer):
-    """Every weight is trained, the value head shares the trunk, and the warmed-up model is the reference policy."""
+    """The value head shares the trunk, and the warmed-up model is the reference policy."""
 
     name = "reft"
     args: ReftArgs
+    is_prepared = True
 
-    def build_models(self) -> tuple[Any, Any]:
-        """The policy after the warm-up, and a frozen copy of it."""
-        args = self.args
-        self.check_directory()
-        self.model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
-        started = time.perf_counter()
-        self.warm_up()
-        self.seconds_before_run = time.perf_counter() - started
-        return self.model, self.model.frozen_copy()
-
-    def make_task(self) -> Task:
-        """The task with ReFT's reward, unless the arguments ask for another."""
-        task = super().make_task()
-        if not self.args.rewards and self.args.reward_model is None:
-            task.reward_fns, task.reward_weights = (reft_reward,), (1.0,)
-        return task
-
-    def warm_up(self) -> None:
+    def prepare_policy(self) -> None:
         """Supervised epochs on worked solutions at a constant learning rate, the same for the same seed."""
-        args, model = self.args, self.model
+        args, model, started = self.args, self.model, time.perf_counter()
         if not args.warmup_epochs:
             return
         examples, _ = encode_solutions(model, self.task.worked(args.warmup_problems), model.cfg.n_ctx, args.prepend_bos)
@@ -293,13 +278,22 @@ class ReftTrainer(RLHFTrainer):
         for batch in self.within_budget("warmup_updates", batches):
             supervised_step(model, batch, optimizer, args.max_grad_norm, self.stop_if_diverged)
         require_finite(model.named_parameters(), "the model after the warm-up", "lower warmup_lr, or set warmup_epochs to 0")
+        self.seconds_before_run = time.perf_counter() - started
 
-    def rollout_phase(self) -> ReplayMemory:
-        """Sample and reward completions, pay the KL out of every token's reward, and turn that into advantages and returns.
+    def make_task(self) -> Task:
+        """The task with ReFT's reward, unless the arguments ask for another."""
+        task = super().make_task()
+        if not self.args.rewards and self.args.reward_model is None:
+            task.reward_fns, task.reward_weights = (reft_reward,), (1.0,)
+        return task
 
-        The scores of `sample_and_score` are taken as they are, not whitened. `compute_token_rewards` makes one reward a token
-        of them with args.kl_reward_coef, `compute_gae` advantages with args.gamma and args.gae_lambda. The memory holds what
-        RLHFTrainer's does, so that its objective serves unchanged. Logging is optional.
+    def compute_token_advantages(
+        self, rewards: Float[Tensor, " batch"], scores: TokenScores, sampled: Rollout
+    ) -> Float[Tensor, "batch gen"]:
+        """The KL is paid out of every token's reward, and `compute_gae` makes advantages of that.
+
+        Rewards are taken as they are, not whitened. `compute_token_rewards` makes one reward a token of them with
+        args.kl_reward_coef and the log-probabilities in `scores`; args.gamma and args.gae_lambda are compute_gae's.
         """
         raise NotAttempted("reft_rollout", "chapters/6_reasoning.md, exercise 6.10")
 

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 0c9516a7f95a
+# Rendered by `rlhf course render`; fingerprint b80bdf0c2900
 """Exercises of chapters/5_reward_models.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for one exercise), get a hint with
@@ -29,16 +29,18 @@ from rlhf_lib.advantages import (
     normalize_reward,
 )
 from rlhf_lib.args import (
+    FAMILY,
     GrpoArgs,
     InputError,
     LoraArgs,
+    PolicyGradientArgs,
     PretrainArgs,
     RLHFArgs,
     ReftArgs,
     RewardModelArgs,
-    SelfTrainingArgs,
     SftArgs,
 )
+from rlhf_lib.args.algorithms import ALGORITHMS, Algorithm
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.course.demos.reward_models import PROBLEMS, SAMPLES
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
@@ -67,7 +69,7 @@ from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract
 from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
 from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RLHFTrainer, ReftTrainer, SelfTrainer, SftTrainer
+from rlhf_lib.trainers import GrpoTrainer, LatroTrainer, PolicyGradientTrainer, RLHFTrainer, ReftTrainer, SftTrainer
 from rlhf_lib.trainers.reward_model import RewardModelTrainer
 
 try:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint dac79c123cf7
+# Rendered by `rlhf course render`; fingerprint 20b5d1a175da
 """Exercises of chapters/1_rollouts.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_rollouts.py` (add -k NAME for one exercise), get a hint with
@@ -26,16 +26,18 @@ from rlhf_lib.advantages import (
     compute_process_advantages,
 )
 from rlhf_lib.args import (
+    FAMILY,
     GrpoArgs,
     InputError,
     LoraArgs,
+    PolicyGradientArgs,
     PretrainArgs,
     RLHFArgs,
     ReftArgs,
     RewardModelArgs,
-    SelfTrainingArgs,
     SftArgs,
 )
+from rlhf_lib.args.algorithms import ALGORITHMS, Algorithm
 from rlhf_lib.course import NotAttempted
 from rlhf_lib.course.demos.rollouts import GEN_LEN, GROUP, PROBLEMS, SETTINGS
 from rlhf_lib.evaluate import Accuracy, evaluate, evaluate_samples
@@ -62,7 +64,15 @@ from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract
 from rlhf_lib.rollouts import Decoded, Rollout, check_length, decode_texts, end_ids_of, sampling_parts
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
 from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
-from rlhf_lib.trainers import GrpoTrainer, LoraTrainer, RLHFTrainer, ReftTrainer, RewardModelTrainer, SelfTrainer, SftTrainer
+from rlhf_lib.trainers import (
+    GrpoTrainer,
+    LatroTrainer,
+    PolicyGradientTrainer,
+    RLHFTrainer,
+    ReftTrainer,
+    RewardModelTrainer,
+    SftTrainer,
+)
 
 try:
     import wandb

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 6fb5c1cfd350
+# Rendered by `rlhf course render`; fingerprint 1b03612348c0
 """Solutions of chapters/4_grpo.md; run them with `python -m solutions.grpo`.
 
 GRPO on word problems: reasoning emerges while one watches.
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from rlhf_lib.advantages import Deviation, is_unbiased, normalize_rows, split_groups
 from rlhf_lib.args import GrpoArgs
-from rlhf_lib.memory import ReplayMemory, ReplayMinibatch
+from rlhf_lib.layout import chosen_at, with_last_of_prompt
+from rlhf_lib.memory import ReplayMinibatch
 from rlhf_lib.objectives import (
     KL_ESTIMATORS,
+    LARGEST_LOG_RATIO,
     Mask,
     Reduction,
     calc_clipped_surrogate_objective,
@@ -26,8 +28,8 @@ from rlhf_lib.objectives import (
 )
 from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rewards import reward_fn_char_count
-from rlhf_lib.rollouts import get_logprobs
-from rlhf_lib.trainers.ppo import LoraTrainer
+from rlhf_lib.rollouts import Rollout, TokenScores, get_logprobs
+from rlhf_lib.trainers.ppo import RLHFTrainer
 
 
 def compute_group_advantages(
@@ -100,9 +102,9 @@ def estimate_kl_k3(
 ) -> Float[Tensor, "batch gen"]:
     """exp(q) - q - 1 with q = log(reference / policy): unbiased, never negative (Schulman 2020; GRPO's choice).
 
-    As a loss its expected gradient is that of KL(reference || policy).
+    As a loss its expected gradient is that of KL(reference || policy). q is held below LARGEST_LOG_RATIO.
     """
-    log_ratio = ref_logprobs - logprobs
+    log_ratio = (ref_logprobs - logprobs).clamp(max=LARGEST_LOG_RATIO)
     return log_ratio.expm1() - log_ratio
 
 
@@ -137,57 +139,37 @@ def group_metrics(rewards: Float[Tensor, " batch"], group_size: int, best: float
     }
 
 
-class GrpoTrainer(LoraTrainer):
-    """GRPO on low-rank adapters; a fixed prefix is one group, a task of many prompts has `group_size` completions each."""
+class GrpoTrainer(RLHFTrainer):
+    """A fixed prefix is one group, a task of many prompts has `group_size` completions each; there is no value head."""
 
     name = "grpo"
     args: GrpoArgs
     use_value_head = False
+    needs_ref_logits = False
 
     @property
     def completions_per_prompt(self) -> int:
         """The group size."""
         return self.args.resolved_group_size
 
-    def rollout_phase(self) -> ReplayMemory:
-        """Sample groups of completions and compare their rewards within each group."""
-        args = self.args
-        sampled, rewards = self.sample_and_score()
-        with torch.no_grad(), self.metrics.timed("score"):
-            inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}
-            generated = sampled.ids[:, -args.gen_len - 1 :]
-            logits, _ = self.model.forward_with_value_head(sampled.ids, **inputs)
-            logprobs = get_logprobs(logits, generated, temperature=args.temperature)
-            ref_logits = self.ref_model(sampled.ids, **inputs)
-            ref_logprobs = get_logprobs(ref_logits, generated, temperature=args.temperature)
-        advantages = compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)
-        self.log_scores(sampled, logits, ref_logits, logprobs)
-        self.log(**group_metrics(rewards, self.completions_per_prompt))
-        return ReplayMemory(
-            args,
-            sampled.ids,
-            logprobs,
-            spread_over_tokens(advantages, args.gen_len),
-            None,
-            None,
-            mask=sampled.mask,
-            attention_mask=sampled.attention_mask,
-            ref_logprobs=ref_logprobs,
-        )
+    def compute_token_advantages(
+        self, rewards: Float[Tensor, " batch"], scores: TokenScores, sampled: Rollout
+    ) -> Float[Tensor, "batch gen"]:
+        """Rewards compared within their groups, with args.advantage_std; the same advantage for every token of a completion."""
+        advantages = compute_group_advantages(rewards, self.completions_per_prompt, std=self.args.advantage_std)
+        return spread_over_tokens(advantages, self.args.gen_len)
 
     def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
         """Clipped surrogate + entropy bonus - estimated KL penalty, to be maximised; advantages are not whitened again."""
-        args, mask = self.args, minibatch.mask
-        shared = {"gen_len": args.gen_len, "mask": mask, "reduction": args.reduction}
+        args, gen_len = self.args, self.args.gen_len
+        shared = {"gen_len": gen_len, "mask": minibatch.mask, "reduction": args.reduction}
         logits, _ = self.model.forward_with_value_head(
-            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
+            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=gen_len + 1
         )
-        logprobs = get_logprobs(logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature)
-        surrogate = calc_clipped_surrogate_objective(
-            logprobs, minibatch.logprobs, minibatch.advantages, args.clip_coef, clip_coef_high=args.clip_coef_high, **shared
-        )
-        policy_logits = logits[:, :-1] / args.temperature
-        entropy_bonus = calc_entropy_bonus(policy_logits, args.ent_coef, **shared)
+        logprobs = get_logprobs(logits, with_last_of_prompt(minibatch.sample_ids, gen_len), temperature=args.temperature)
+        clip = {"clip_coef": args.clip_coef, "clip_coef_high": args.clip_coef_high}
+        surrogate = calc_clipped_surrogate_objective(logprobs, minibatch.logprobs, minibatch.advantages, **clip, **shared)
+        entropy_bonus = calc_entropy_bonus(chosen_at(logits, gen_len) / args.temperature, args.ent_coef, **shared)
         kl_penalty = calc_kl_estimate_penalty(
             logprobs, minibatch.ref_logprobs, args.kl_coef, estimator=args.kl_estimator, **shared
         )

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 7a9376d432c4
+# Rendered by `rlhf course render`; fingerprint 5ead58a05e93
 """Solutions of chapters/3_lora.md; run them with `python -m solutions.lora`.
 
 Low-rank adapters and a value head on a frozen model: trained, merged, saved and loaded again.
@@ -26,7 +26,7 @@ from rlhf_lib.models import loading
 from rlhf_lib.models.policies import BridgedTransformer, FrozenPolicy, WithValueHead, base_of_adapter
 from rlhf_lib.recipes import recipe, script_args
 from rlhf_lib.rollouts import rollout
-from rlhf_lib.trainers.ppo import LoraTrainer
+from rlhf_lib.trainers.ppo import RLHFTrainer
 
 
 class Lora(nn.Module):
@@ -344,7 +344,7 @@ def main() -> None:
 
     options = {"maps": args.lora_maps, "device": args.device, "dtype": args.dtype}
 
-    class OwnModelTrainer(LoraTrainer):
+    class OwnModelTrainer(RLHFTrainer):
         """The library's trainer with this file's model."""
 
         def build_models(self) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 59465d6b4833
+# Rendered by `rlhf course render`; fingerprint 5f58500e3dd8
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -18,18 +18,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlhf_lib.advantages import centre_per_group, last_real_token, normalize_reward, real_tokens
-from rlhf_lib.args import InputError, RLHFArgs
+from rlhf_lib.args import InputError, RLArgs, RLHFArgs
 from rlhf_lib.finite import require_finite
+from rlhf_lib.layout import chosen_at, with_last_of_prompt
 from rlhf_lib.memory import ReplayMinibatch
 from rlhf_lib.models import checkpoint
 from rlhf_lib.models.policies import HEAD_FILE, BridgedTransformer
-from rlhf_lib.objectives import Mask, Reduction, hide, plogq, whiten
-from rlhf_lib.optim import get_optimizer_and_scheduler
+from rlhf_lib.objectives import LARGEST_LOG_RATIO, Mask, Reduction, hide, plogq, whiten
 from rlhf_lib.recipes import script_args
-from rlhf_lib.rollouts import Rollout, get_logprobs, get_samples, rollout
-from rlhf_lib.runs import Run, explained_variance, ratio_metrics, rollout_metrics
-from rlhf_lib.tasks import Prompts, Task, task_of
-from rlhf_lib.trainers.trainer import Trainer
+from rlhf_lib.rollouts import Rollout, TokenScores, get_logprobs, get_samples
+from rlhf_lib.runs import explained_variance
+from rlhf_lib.trainers.rl import RLTrainer
 
 
 class WithValueHead(BridgedTransformer):
@@ -102,10 +101,19 @@ class WithValueHead(BridgedTransformer):
 class TransformerWithValueHead(WithValueHead):
     """Full fine-tuning with a value head: every weight is trained, and the reference policy is a `frozen_copy()`."""
 
-    def __init__(self, base_model: str | os.PathLike = "pocket", *, device: str = "auto", dtype: str = "float32"):
-        """Load the base model as every policy does, then add the value head."""
+    def __init__(
+        self,
+        base_model: str | os.PathLike = "pocket",
+        *,
+        use_value_head: bool = True,
+        device: str = "auto",
+        dtype: str = "float32",
+    ):
+        """Load the base model as every policy does, then add the value head, unless it is left out."""
         super().__init__(base_model, device=device, dtype=dtype)
-        self.add_value_head()
+        self.value_head = None
+        if use_value_head:
+            self.add_value_head()
 
     def frozen_copy(self) -> "TransformerWithValueHead":
         """The model as it is now, in eval mode and without gradients: the reference policy."""
@@ -184,7 +192,7 @@ class ReplayMemory:
 
     def __init__(
         self,
-        args: RLHFArgs,
+        args: RLArgs,
         sample_ids: Int[Tensor, "batch seq"],
         logprobs: Float[Tensor, "batch gen"],
         advantages: Float[Tensor, "batch gen"],
@@ -223,7 +231,7 @@ class ReplayMemory:
     @property
     def generated_values(self) -> Float[Tensor, "batch gen"] | None:
         """The values at the positions where the generated tokens were chosen, the last gen + 1 but one; None without values."""
-        return None if self.values is None else self.values[:, -self.gen_len - 1 : -1]
+        return None if self.values is None else chosen_at(self.values, self.gen_len)
 
     @property
     def returns(self) -> Float[Tensor, "batch gen"] | None:
@@ -280,7 +288,7 @@ def calc_clipped_surrogate_objective(
     if eps is not None:
         advantages = whiten(advantages, eps, mask)
     high = clip_coef if clip_coef_high is None else clip_coef_high
-    ratio = hide(logprobs - mb_logprobs.detach(), mask).exp()
+    ratio = hide(logprobs - mb_logprobs.detach(), mask).clamp(max=LARGEST_LOG_RATIO).exp()
     clipped = ratio.clamp(1 - clip_coef, 1 + high) * advantages
     return reduce_tokens((ratio * advantages).minimum(clipped), gen_len, mask, reduction)
 
@@ -412,7 +420,7 @@ def get_optimizer(
     return torch.optim.AdamW(groups, betas=betas, weight_decay=weight_decay, maximize=True)
 
 
-def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
+def learning_rate_scale(phase: int, args: RLArgs) -> float:
     """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
 
     Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
@@ -426,180 +434,95 @@ def learning_rate_scale(phase: int, args: RLHFArgs) -> float:
     return args.final_scale + (1 - args.final_scale) * left
 
 
-class RLHFTrainer(Trainer):
-    """PPO with a value head, every weight trained; a frozen copy of the first model is the reference.
+@torch.no_grad()
+def score_tokens(model: Any, ref_model: Any, sampled: Rollout, temperature: float = 1.0) -> TokenScores:
+    """One pass of the policy and one of the reference over a rollout, whose padding neither sees; no graph is kept.
 
-    One phase: `rollout_phase` samples completions and fills a memory, `learning_phase` makes minibatch updates on it.
-    `train` repeats that and keeps the run's files. A subclass's __init__ needs to set only args, run_name, model,
-    ref_model, optimizer, scheduler and prefix_len.
+    Args:
+        model: its forward_with_value_head gives the policy's logits and, with a head, values.
+        ref_model: called for the reference policy's logits.
+        sampled: the completions; ids and attention_mask are read, and gen_len is what `mask` has columns.
+        temperature: the one of sampling.
     """
+    gen_len = sampled.mask.shape[1]
+    inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": gen_len + 1}
+    logits, values = model.forward_with_value_head(sampled.ids, **inputs)
+    ref_logits = ref_model(sampled.ids, **inputs)
+    tokens = with_last_of_prompt(sampled.ids, gen_len)
+    logprobs = get_logprobs(logits, tokens, temperature=temperature)
+    ref_logprobs = get_logprobs(ref_logits, tokens, temperature=temperature)
+    return TokenScores(logits, ref_logits, logprobs, ref_logprobs, values)
+
+
+class RLHFTrainer(RLTrainer):
+    """PPO with a value head. One phase: `rollout_phase` fills a memory, `learning_phase` makes minibatch updates on it."""
 
     name = "ppo"
     args: RLHFArgs
-    memory: ReplayMemory | None = None
-    correct: list[bool] | None = None
-
-    def __init__(self, args: RLHFArgs):
-        torch.manual_seed(args.seed)
-        self.args = args
-        self.check_directory()
-        self.model, self.ref_model = self.build_models()
-        self.run_name = f"{self.name}-{self.task.name}-seed{args.seed}"
-        self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
-        self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
-
-    def build_models(self) -> tuple[Any, Any]:
-        """The policy, and what is called for the reference policy's logits."""
-        args = self.args
-        model = TransformerWithValueHead.from_pretrained(args.base_model, device=args.device, dtype=args.dtype)
-        return model, model.frozen_copy()
-
-    def make_task(self) -> Task:
-        """Prompts and rewards."""
-        args = self.args
-        return task_of(args, self.model, args.gen_len, args.prefix, args.reward_fn)
-
-    @property
-    def samples_per_phase(self) -> int:
-        """Completions of a phase."""
-        return self.args.batch_size
-
-    @property
-    def completions_per_prompt(self) -> int:
-        """How often each prompt of a phase is repeated."""
-        return 1
-
-    def sample_and_score(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
-        """Draw the phase's prompts, sample a completion for each, and reward it."""
-        args, group = self.args, self.completions_per_prompt
-        prompts = self.task.draw(args.batch_size // group, args.seed, self.phase).repeat(group)
-        with self.metrics.timed("generate"):
-            sampled = rollout(
-                self.model,
-                prompts.prompts,
-                args.gen_len,
-                temperature=args.temperature,
-                top_k=args.top_k,
-                top_p=args.top_p,
-                prepend_bos=args.prepend_bos,
-                stop_at_eos=self.task.stop_at_eos,
-            )
-        with self.metrics.timed("reward"):
-            rewards = self.score(prompts, sampled)
-        return sampled, rewards.to(sampled.ids.device)
-
-    def score(self, prompts: Prompts, sampled: Rollout) -> Float[Tensor, " batch"]:
-        """The weighted reward of every completion; each reward, the answers' styles and the samples are logged."""
-        task = self.task
-        completions = [task.cut(completion) for completion in sampled.completions]
-        rewards, each = task.score(prompts, completions, sampled.completion_ids)
-        self.log(**rollout_metrics(rewards, sampled.mask, task.stop_at_eos))
-        for name, values in each.items():
-            given = [value for value in values if value is not None]
-            self.log(**{f"reward_{name}": sum(given) / len(given) if given else None})
-        self.correct = task.verdicts(prompts, sampled.completions)
-        self.log(correct=None if self.correct is None else sum(self.correct) / len(self.correct))
-        styles = [task.style_of(completion) for completion in sampled.completions]
-        for style in ("reasoning", "bare", "sentence") if any(styles) else ():
-            self.log(**{f"share_{style}": styles.count(style) / len(styles)})
-        self.samples[:] = [
-            {"prompt": p, "completion": c, "reward": float(r)}
-            for p, c, r in zip(prompts.prompts, sampled.completions, rewards, strict=True)
-        ]
-        return rewards
+    use_value_head = True
+    needs_ref_logits = True
+    """Whether the objective takes KL exactly, over the vocabulary, and not from the sampled tokens alone."""
 
     def rollout_phase(self) -> ReplayMemory:
-        """Sample completions, reward them, and turn that into a memory to learn from.
+        """Sample and reward completions, score their tokens, turn rewards into advantages, and keep what learning needs.
 
-        Rewards are whitened over the batch if args.normalize_reward. One pass of the policy, without gradients, gives logits
-        and values [batch seq], one of the reference its logits. Logits score the sampled tokens at args.temperature;
-        `compute_gae` makes advantages of rewards and values. The memory keeps the rollout's masks. Logging is optional.
+        `sample_and_reward` gives the completions and one reward each, `score_tokens` what policy and reference make of every
+        token at args.temperature, `compute_token_advantages` an advantage a token. The memory keeps the rollout's masks; the
+        reference's logits only where `needs_ref_logits`. `log_scores(sampled, scores)` logs, and is optional.
         """
-        args = self.args
-        sampled, rewards = self.sample_and_score()
-        if args.normalize_reward:
-            rewards = normalize_reward(rewards)
-        with torch.no_grad(), self.metrics.timed("score"):
-            inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}
-            logits, values = self.model.forward_with_value_head(sampled.ids, **inputs)
-            ref_logits = self.ref_model(sampled.ids, **inputs)
-        logprobs = get_logprobs(logits, sampled.ids[:, -args.gen_len - 1 :], temperature=args.temperature)
-        advantages = compute_gae(
-            values, rewards, sampled.prefix_len, gamma=args.gamma, gae_lambda=args.gae_lambda, mask=sampled.mask
-        )
-        memory = ReplayMemory(
-            args,
+        sampled, rewards = self.sample_and_reward()
+        with self.metrics.timed("score"):
+            scores = score_tokens(self.model, self.ref_model, sampled, self.args.temperature)
+        self.log_scores(sampled, scores)
+        return ReplayMemory(
+            self.args,
             sampled.ids,
-            logprobs,
-            advantages,
-            values,
-            ref_logits,
+            scores.logprobs,
+            self.compute_token_advantages(rewards, scores, sampled),
+            scores.values,
+            scores.ref_logits if self.needs_ref_logits else None,
             mask=sampled.mask,
             attention_mask=sampled.attention_mask,
+            ref_logprobs=scores.ref_logprobs,
         )
-        self.log_scores(sampled, logits, ref_logits, logprobs)
-        self.log(explained_variance=explained_variance(memory.generated_values, memory.returns, sampled.mask))
-        return memory
+
+    def compute_token_advantages(
+        self, rewards: Float[Tensor, " batch"], scores: TokenScores, sampled: Rollout
+    ) -> Float[Tensor, "batch gen"]:
+        """`compute_gae` of rewards and values, with args.gamma and args.gae_lambda, where sampled.mask is 1.
+
+        Rewards are first whitened over the batch if args.normalize_reward.
+        """
+        args = self.args
+        if args.normalize_reward:
+            rewards = normalize_reward(rewards)
+        options = {"gamma": args.gamma, "gae_lambda": args.gae_lambda, "mask": sampled.mask}
+        return compute_gae(scores.values, rewards, sampled.prefix_len, **options)
 
     def compute_rlhf_objective(self, minibatch: ReplayMinibatch) -> Float[Tensor, ""]:
         """Clipped surrogate - value loss + entropy bonus - KL penalty, to be maximised.
 
         One pass gives the current logits and values; entropy and KL are of softmax(logits / args.temperature).
         """
-        args = self.args
-        shared = {"gen_len": args.gen_len, "mask": minibatch.mask, "reduction": args.reduction}
-        generated = slice(-args.gen_len - 1, -1)
+        args, gen_len = self.args, self.args.gen_len
+        shared = {"gen_len": gen_len, "mask": minibatch.mask, "reduction": args.reduction}
         logits, values = self.model.forward_with_value_head(
-            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
+            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=gen_len + 1
         )
-        logprobs = get_logprobs(logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature)
+        logprobs = get_logprobs(logits, with_last_of_prompt(minibatch.sample_ids, gen_len), temperature=args.temperature)
+        clip = {"clip_coef": args.clip_coef, "clip_coef_high": args.clip_coef_high}
         surrogate = calc_clipped_surrogate_objective(
-            logprobs,
-            minibatch.logprobs,
-            minibatch.advantages,
-            args.clip_coef,
-            eps=1e-8,
-            clip_coef_high=args.clip_coef_high,
-            **shared,
+            logprobs, minibatch.logprobs, minibatch.advantages, eps=1e-8, **clip, **shared
         )
-        value_loss = calc_value_function_loss(
-            values[:, generated],
-            minibatch.returns,
-            args.vf_coef,
-            mb_values=minibatch.values,
-            clip_value=args.clip_value,
-            **shared,
-        )
-        policy_logits = logits[:, :-1] / args.temperature
-        ref_logits = minibatch.ref_logits[:, generated] / args.temperature
+        old = {"mb_values": minibatch.values, "clip_value": args.clip_value}
+        value_loss = calc_value_function_loss(chosen_at(values, gen_len), minibatch.returns, args.vf_coef, **old, **shared)
+        policy_logits = chosen_at(logits, gen_len) / args.temperature
+        ref_logits = chosen_at(minibatch.ref_logits, gen_len) / args.temperature
         entropy_bonus = calc_entropy_bonus(policy_logits, args.ent_coef, **shared)
         kl_penalty = calc_kl_penalty(policy_logits, ref_logits, args.kl_coef, **shared)
         self.log_update(logprobs, minibatch)
         self.log(value_loss=value_loss, kl_penalty=kl_penalty)
         return surrogate - value_loss + entropy_bonus - kl_penalty
-
-    @torch.no_grad()
-    def log_scores(
-        self,
-        sampled: Rollout,
-        logits: Float[Tensor, "batch kept vocab"],
-        ref_logits: Float[Tensor, "batch kept vocab"],
-        logprobs: Float[Tensor, "batch gen"],
-    ) -> None:
-        """Log the sampling policy's exact KL from the reference, its entropy, and the gap between sampler and trainer.
-
-        Raises:
-            InputError: that gap is large, and nothing that was asked for explains it.
-        """
-        gap = sampled.sampler_logprobs - logprobs
-        self.stop_if_sampler_differs(gap, sampled.mask)
-        policy, reference = logits[:, :-1] / self.args.temperature, ref_logits[:, :-1] / self.args.temperature
-        figures = {"kl": token_kl(policy, reference), "entropy": token_entropy(policy), "sampler_gap": gap}
-        self.log(**{name: reduce_tokens(values, self.args.gen_len, sampled.mask) for name, values in figures.items()})
-
-    def log_update(self, logprobs: Float[Tensor, "minibatch gen"], minibatch: ReplayMinibatch) -> None:
-        """Log ratio and clip fractions of one minibatch."""
-        self.log(**ratio_metrics(logprobs, minibatch.logprobs, minibatch.advantages, self.args.clip_range, minibatch.mask))
 
     def learning_phase(self, memory: ReplayMemory) -> float:
         """One update for every minibatch of the memory, then one step of the schedule; returns the mean objective.
@@ -629,12 +552,12 @@ class RLHFTrainer(Trainer):
         The learning rate is head_lr throughout; the metrics end up in the first phase's record, as critic_loss and
         critic_explained_variance of the last rollout. The budget may end it early.
         """
-        args = self.args
-        if not args.critic_phases:
+        args, phases = self.args, getattr(self.args, "critic_phases", 0)  # arguments without a critic have none
+        if not phases:
             return
         head = torch.optim.AdamW(self.model.get_value_head_params(), lr=args.head_lr, weight_decay=args.weight_decay)
         started = time.perf_counter()
-        for i in range(args.critic_phases):
+        for i in range(phases):
             if self.is_out_of_time(started):
                 break
             self.phase = -1 - i  # prompts of its own
@@ -642,32 +565,26 @@ class RLHFTrainer(Trainer):
             explained = explained_variance(memory.generated_values, memory.returns, memory.mask)
             self.metrics.take()
             for minibatch in memory.get_minibatches():
-                _, values = self.model.forward_with_value_head(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=1)
-                loss = calc_value_function_loss(
-                    values[:, -args.gen_len - 1 : -1],
-                    minibatch.returns,
-                    args.vf_coef,
-                    args.gen_len,
-                    mask=minibatch.mask,
-                    reduction=args.reduction,
-                )
-                head.zero_grad()
-                loss.backward(inputs=self.model.get_value_head_params())
-                norm = torch.nn.utils.clip_grad_norm_(self.model.get_value_head_params(), args.max_grad_norm)
-                self.stop_if_diverged(loss, norm)
-                head.step()
+                loss = self.critic_update(minibatch, head)
             self.log(critic_loss=loss, critic_explained_variance=explained)
         self.phase = 0
 
-    def train(self) -> dict[str, Any]:
-        """Run all phases; returns the summary that is also in the run's directory."""
-        self.run = run = Run(self)
-        if run.first_phase == 0:
-            self.pretrain_critic()
-        for self.phase in run.phases():
-            self.memory = self.rollout_phase()
-            self.learning_phase(self.memory)
-        return run.finish()
+    def critic_update(self, minibatch: ReplayMinibatch, head: torch.optim.Optimizer) -> Float[Tensor, ""]:
+        """One step of the value head alone towards a minibatch's returns; the loss before it."""
+        args, parameters = self.args, self.model.get_value_head_params()
+        _, values = self.model.forward_with_value_head(
+            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1
+        )
+        shared = {"mask": minibatch.mask, "reduction": args.reduction}
+        loss = calc_value_function_loss(
+            chosen_at(values, args.gen_len), minibatch.returns, args.vf_coef, args.gen_len, **shared
+        )
+        head.zero_grad()
+        loss.backward(inputs=parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
+        self.stop_if_diverged(loss, norm)
+        head.step()
+        return loss
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint cff0ea423b9f
+# Rendered by `rlhf course render`; fingerprint 9d512a3a42b9
 """Solutions of chapters/1_rollouts.md; run them with `python -m solutions.rollouts`.
 
 Sampling the bundled model, and scoring what it writes.
@@ -224,8 +224,8 @@ def rollout(
     device = next(bridge.parameters()).device
     ids, attention_mask = ids.to(device), attention_mask.to(device)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
-    with as_policy:
-        decoder = Decoder(bridge.original_model, attention_mask)
+    with as_policy as decoder_of:
+        decoder = decoder_of(attention_mask)
         decoded = decode(decoder, ids, gen_len, end_ids, padding_id(tokenizer), **sampling)
     return Rollout(
         ids=torch.cat([ids, decoded.tokens], dim=1),

@@ -5,14 +5,14 @@ from functools import cache
 
 import torch
 
-from rlhf_lib.args import RLHFArgs
+from rlhf_lib.args import LoraArgs, RLHFArgs
 from rlhf_lib.course import NotAttempted, expect
 from rlhf_lib.course.agree import agree, refuse_gradient, require_gradient
 from rlhf_lib.course.rewards import always_seven, count_digits, count_vowels
 from rlhf_lib.course.student import Crash
 from rlhf_lib.course.twins import disturb, expected_reward, twin_of
 from rlhf_lib.memory import ReplayMinibatch
-from rlhf_lib.models import TransformerWithValueHead
+from rlhf_lib.models import TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.rollouts import get_logprobs, rollout
 from rlhf_lib.tasks import make_task
 
@@ -748,6 +748,85 @@ def test_learning_rate_scale__after_the_end(student):
 def test_learning_rate_scale__cosine(student):
     """With lr_decay cosine the fall is half a cosine wave, between the same ends."""
     compare_scales(student, warmup_steps=2, total_phases=9, final_scale=0.1, lr_decay="cosine")
+
+
+# Scoring a rollout
+
+
+def scored(student, args, ended=False):
+    """A rollout of prompts of several lengths, the student's scores of it, and the passes that they are measured by."""
+    n, prompts = args.gen_len, ["Question: Anna has", "Tom", "Question: Max has 4 pears and"]
+    trainer = student.call("RLHFTrainer", args)
+    if args.has_adapters:
+        twin = twin_of(adapted_model(), disturb(student, trainer, ".B", 0.05))
+    else:
+        twin = twin_of(spare_model(), disturb(student, trainer, TRUNK, 0.05))
+    sampled = rollout(twin, prompts, n, temperature=args.temperature, stop_at_eos=False, generator=student.inputs)
+    if ended:
+        mask = mask_of_lengths(n, 6, 2, 4)
+        sampled.attention_mask = torch.cat([sampled.attention_mask[:, :-n], mask.long()], dim=1)
+        sampled.mask = mask
+    models = [student.call(name, on=trainer) for name in ("model", "ref_model")]
+    scores = student.call("score_tokens", *models, sampled, args.temperature)
+    with torch.no_grad():
+        logits, values = twin.forward_with_value_head(sampled.ids, sampled.attention_mask)
+        ref_logits = fresh_model()(sampled.ids, sampled.attention_mask)
+    return sampled, scores, logits[:, -n - 1 : -1], values[:, -n - 1 : -1], ref_logits[:, -n - 1 : -1]
+
+
+@cache
+def adapted_model():
+    """The library's adapted model, to be filled with a trainer's weights."""
+    return TransformerWithValueHeadLora.from_pretrained("pocket", device="cpu")
+
+
+def scoring_args(kind=RLHFArgs, **changes):
+    return kind(base_model="pocket", device="cpu", gen_len=6, batch_size=4, **changes)
+
+
+def part(student, scores, name, n, width):
+    """A field of the scores, at the positions where the generated tokens were chosen."""
+    found = student.call(name, on=scores)
+    expect.true(isinstance(found, torch.Tensor), f"{name} as a tensor", expect.show(found))
+    return found[:, -n - 1 : -1] if found.shape[1] > width else found
+
+
+def compare_scores(student, found, temperature):
+    """Every field is that of the definition, where there are real tokens."""
+    sampled, scores, logits, values, ref_logits = found
+    n, mask = sampled.mask.shape[1], sampled.mask
+    taken = sampled.ids[:, -n:, None]
+    for name, given in (("logprobs", logits), ("ref_logprobs", ref_logits)):
+        expected = (given / temperature).log_softmax(-1).gather(-1, taken).squeeze(-1)
+        got = student.call(name, on=scores)
+        expect.close(got * mask, expected * mask, f"{name} of real tokens", rtol=1e-3, atol=1e-3)
+    real = mask[..., None]
+    for name, given in (("logits", logits), ("ref_logits", ref_logits)):
+        expect.close(part(student, scores, name, n, n) * real, given * real, name, rtol=1e-3, atol=1e-2)
+    expect.close(part(student, scores, "values", n, n) * mask, values * mask, "values", rtol=1e-3, atol=1e-3)
+
+
+def test_score_tokens__of_a_model_that_moved(student):
+    """Log-probabilities, logits and values of the policy, and the reference's, padding hidden."""
+    compare_scores(student, scored(student, scoring_args()), 1.0)
+
+
+def test_score_tokens__at_the_temperature(student):
+    """Log-probabilities are of softmax(logits / temperature); logits are kept as they are; completions end."""
+    compare_scores(student, scored(student, scoring_args(temperature=0.7), ended=True), 0.7)
+
+
+def test_score_tokens__of_adapters(student):
+    """The policy is what forward_with_value_head computes, adapters included."""
+    compare_scores(student, scored(student, scoring_args(LoraArgs, temperature=1.3), ended=True), 1.3)
+
+
+def test_score_tokens__is_data(student):
+    """Nothing that is kept has a graph."""
+    _, scores, *_ = scored(student, scoring_args())
+    for name in ("logprobs", "ref_logprobs", "logits", "ref_logits", "values"):
+        attached = student.call(f"{name}.requires_grad", on=scores)
+        expect.true(not attached, f"{name} as data, without a graph", "a tensor that requires a gradient")
 
 
 # The trainer, for real

@@ -8,14 +8,42 @@ DEVIATION = "(groups.std(dim=1, keepdim=True, unbiased=is_unbiased(std)) + eps)"
 EXACT_KL = (  # the classic form of the penalty; most mistakes in the objective are made in both
     "calc_kl_estimate_penalty(\n"
     "            logprobs, minibatch.ref_logprobs, args.kl_coef, estimator=args.kl_estimator, **shared\n        )",
-    "exact_kl_penalty(policy_logits, minibatch.ref_logits[:, -args.gen_len - 1 : -1] / args.temperature, "
-    "args.kl_coef, **shared)",
+    "exact_kl_penalty(chosen_at(logits, gen_len) / args.temperature, "
+    "chosen_at(minibatch.ref_logits, gen_len) / args.temperature, args.kl_coef, **shared)",
 )
-IMPORT_EXACT = (
-    "args, mask = self.args, minibatch.mask",
-    "from rlhf_lib.objectives import calc_kl_penalty as exact_kl_penalty\n\n        args, mask = self.args, minibatch.mask",
+BEGUN = "args, gen_len = self.args, self.args.gen_len"
+IMPORT_EXACT = (BEGUN, f"from rlhf_lib.objectives import calc_kl_penalty as exact_kl_penalty\n\n        {BEGUN}")
+PASS = (
+    "logits, _ = self.model.forward_with_value_head(\n"
+    "            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=gen_len + 1\n        )"
+)
+COMPARED = "compute_group_advantages(rewards, self.completions_per_prompt, std=self.args.advantage_std)"
+SPREAD = "return spread_over_tokens(advantages, self.args.gen_len)"
+WRITTEN_OUT = (  # the phase as a student writes it who does not use RLHFTrainer's
+    f"        {SPREAD}",
+    f"        {SPREAD}\n\n"
+    "    def rollout_phase(self):\n"
+    "        from rlhf_lib.memory import ReplayMemory as Memory\n\n"
+    "        args = self.args\n"
+    "        sampled, rewards = self.sample_and_reward()\n"
+    "        seen = {'attention_mask': sampled.attention_mask, 'logits_to_keep': args.gen_len + 1}\n"
+    "        generated = sampled.ids[:, -args.gen_len - 1 :]\n"
+    "        with torch.no_grad():\n"
+    "            logits = self.model.forward_with_value_head(sampled.ids, **seen)[0]\n"
+    "            ref_logits = self.ref_model(sampled.ids, **seen)\n"
+    "        logprobs = get_logprobs(logits, generated, temperature=args.temperature)\n"
+    "        ref_logprobs = get_logprobs(ref_logits, generated, temperature=args.temperature)\n"
+    "        advantages = self.compute_token_advantages(rewards, None, sampled)\n"
+    "        masks = {'mask': sampled.mask, 'attention_mask': sampled.attention_mask}\n"
+    "        columns = (sampled.ids, logprobs, advantages, None, None)\n"
+    "        return Memory(args, *columns, **masks, ref_logprobs=ref_logprobs)",
 )
 RETURNED = "return surrogate + entropy_bonus - kl_penalty"
+
+
+def written_out(when: str, *edits: tuple[str, str]) -> Mistake:
+    """A mistake in a rollout phase of the student's own."""
+    return mistake(when, WRITTEN_OUT, *edits)
 
 
 def with_exact_kl(when: str, *edits: tuple[str, str]) -> Mistake:
@@ -349,50 +377,43 @@ BANK: dict[str, list[Mistake]] = {
         with_exact_kl(
             "advantages are whitened once more over the minibatch, so that constant ones become noise",
             (
-                "minibatch.advantages, args.clip_coef, clip_coef_high",
-                "minibatch.advantages, args.clip_coef, eps=1e-8, clip_coef_high",
+                "minibatch.advantages, **clip",
+                "minibatch.advantages, eps=1e-8, **clip",
             ),
         ),
         with_exact_kl(
             "the objective is computed by the base model without its adapters, so that nothing is trained",
             (
-                "logits, _ = self.model.forward_with_value_head(\n"
-                "            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1\n        )",
-                "logits = self.model(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1)",
+                PASS,
+                "logits = self.model(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=gen_len + 1)",
             ),
         ),
-        mistake(
+        written_out(
             "the log-probabilities kept in the memory are the reference's, not the sampling policy's",
             (
-                "logits, _ = self.model.forward_with_value_head(sampled.ids, **inputs)",
-                "logits = self.ref_model(sampled.ids, **inputs)",
+                "logits = self.model.forward_with_value_head(sampled.ids, **seen)[0]",
+                "logits = self.ref_model(sampled.ids, **seen)",
             ),
         ),
-        mistake(
+        written_out(
             "the reference is the policy itself, adapters included, so that KL is always 0",
-            (
-                "ref_logits = self.ref_model(sampled.ids, **inputs)",
-                "ref_logits, _ = self.model.forward_with_value_head(sampled.ids, **inputs)",
-            ),
+            ("ref_logits = self.ref_model(sampled.ids, **seen)", "ref_logits = logits"),
         ),
         mistake(
             "raw rewards stand in the place of advantages",
-            ("compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)", "rewards"),
+            (COMPARED, "rewards"),
         ),
         mistake(
             "rewards are only centred on the group's mean, not divided by their deviation",
-            (
-                "compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)",
-                "rewards - rewards.mean()",
-            ),
+            (COMPARED, "rewards - rewards.mean()"),
         ),
         mistake(
             "the sign of the advantages is flipped",
-            ("spread_over_tokens(advantages, args.gen_len)", "spread_over_tokens(-advantages, args.gen_len)"),
+            (SPREAD, SPREAD.replace("(adv", "(-adv")),
         ),
         mistake(
             "the advantage is divided among the tokens",
-            ("spread_over_tokens(advantages, args.gen_len)", "spread_over_tokens(advantages / args.gen_len, args.gen_len)"),
+            (SPREAD, SPREAD.replace("(advantages", "(advantages / self.args.gen_len")),
         ),
         mistake(
             "the KL penalty is added, which rewards divergence",
@@ -411,120 +432,102 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "advantages are whitened once more over the minibatch, so that constant ones become noise",
             (
-                "minibatch.advantages, args.clip_coef, clip_coef_high",
-                "minibatch.advantages, args.clip_coef, eps=1e-8, clip_coef_high",
+                "minibatch.advantages, **clip",
+                "minibatch.advantages, eps=1e-8, **clip",
             ),
         ),
         mistake(
             "the objective is computed by the base model without its adapters, so that nothing is trained",
             (
-                "logits, _ = self.model.forward_with_value_head(\n"
-                "            minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1\n        )",
-                "logits = self.model(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=args.gen_len + 1)",
+                PASS,
+                "logits = self.model(minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=gen_len + 1)",
             ),
         ),
         mistake(
             "the current log-probabilities are detached, so that only the entropy bonus trains",
             (
-                "clip_coef_high=args.clip_coef_high, **shared\n        )\n        policy_logits",
-                "clip_coef_high=args.clip_coef_high, **shared\n        ).detach()\n        policy_logits",
+                "minibatch.advantages, **clip, **shared)",
+                "minibatch.advantages, **clip, **shared).detach()",
             ),
         ),
         mistake(
             "the ratio is taken to the reference, not to the policy that sampled",
             (
-                "minibatch.logprobs, minibatch.advantages, args.clip_coef",
-                "minibatch.ref_logprobs, minibatch.advantages, args.clip_coef",
+                "minibatch.logprobs, minibatch.advantages",
+                "minibatch.ref_logprobs, minibatch.advantages",
             ),
         ),
         mistake(
             "logits and tokens are out of step by one: each token is scored by the logits after it",
             (
-                "logits, minibatch.sample_ids[:, -args.gen_len - 1 :]",
-                "logits.roll(-1, dims=1), minibatch.sample_ids[:, -args.gen_len - 1 :]",
+                "get_logprobs(logits, with",
+                "get_logprobs(logits.roll(-1, dims=1), with",
             ),
         ),
-        mistake("clip_coef is a fixed 0.2", ("minibatch.advantages, args.clip_coef, clip", "minibatch.advantages, 0.2, clip")),
+        mistake("clip_coef is a fixed 0.2", ('"clip_coef": args.clip_coef', '"clip_coef": 0.2')),
     ],
     "grpo_many_prompts": [
         mistake("kl_estimator is never passed on", ("estimator=args.kl_estimator, ", "")),
         mistake("reduction is never passed on", (', "reduction": args.reduction', "")),
-        mistake("advantage_std is never passed on", (", std=args.advantage_std", "")),
+        mistake("advantage_std is never passed on", (", std=self.args.advantage_std", "")),
         mistake(
             "the whole batch is one group, whatever the prompts",
-            (
-                "compute_group_advantages(rewards, self.completions_per_prompt, std",
-                "compute_group_advantages(rewards, args.batch_size, std",
-            ),
+            ("rewards, self.completions_per_prompt, std", "rewards, self.args.batch_size, std"),
         ),
         mistake(
             "each prompt is drawn once: completions_per_prompt is 1 and rewards are compared over the batch",
             ("return self.args.resolved_group_size", "return 1"),
-            (
-                "compute_group_advantages(rewards, self.completions_per_prompt, std",
-                "compute_group_advantages(rewards, args.batch_size, std",
-            ),
-            ("group_metrics(rewards, self.completions_per_prompt)", "group_metrics(rewards, args.batch_size)"),
+            ("rewards, self.completions_per_prompt, std", "rewards, self.args.batch_size, std"),
         ),
         mistake(
             "consecutive completions are dealt out to different groups",
             (
-                "compute_group_advantages(rewards, self.completions_per_prompt, std=args.advantage_std)",
-                "compute_group_advantages(rewards.reshape(self.completions_per_prompt, -1).T.reshape(-1), "
-                "self.completions_per_prompt, std=args.advantage_std)",
+                "compute_group_advantages(rewards, self",
+                "compute_group_advantages(rewards.reshape(self.completions_per_prompt, -1).T.reshape(-1), self",
             ),
         ),
-        mistake(
+        written_out(
             "the mask is not kept in the memory, so that what follows the end is trained",
-            (
-                "mask=sampled.mask,\n            attention_mask=sampled.attention_mask,\n            ref_logprobs",
-                "attention_mask=sampled.attention_mask,\n            ref_logprobs",
-            ),
+            ("'mask': sampled.mask, ", ""),
         ),
-        mistake(
+        written_out(
             "the attention mask is not kept in the memory, so that padding is read as text",
-            (
-                "mask=sampled.mask,\n            attention_mask=sampled.attention_mask,\n            ref_logprobs",
-                "mask=sampled.mask,\n            ref_logprobs",
-            ),
+            (", 'attention_mask': sampled.attention_mask}\n        columns", "}\n        columns"),
         ),
-        mistake(
+        written_out(
             "the policy that sampled is scored at temperature 1",
             (
                 "logprobs = get_logprobs(logits, generated, temperature=args.temperature)",
                 "logprobs = get_logprobs(logits, generated)",
             ),
         ),
-        mistake(
+        written_out(
             "the reference is scored at temperature 1, the policy at the temperature of sampling",
             ("get_logprobs(ref_logits, generated, temperature=args.temperature)", "get_logprobs(ref_logits, generated)"),
         ),
         mistake(
             "the objective scores at temperature 1 what was sampled at another",
             (
-                "logits, minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature",
-                "logits, minibatch.sample_ids[:, -args.gen_len - 1 :]",
+                "with_last_of_prompt(minibatch.sample_ids, gen_len), temperature=args.temperature",
+                "with_last_of_prompt(minibatch.sample_ids, gen_len)",
             ),
         ),
         mistake(
             "entropy is that of the logits before they are divided by the temperature",
-            ("policy_logits = logits[:, :-1] / args.temperature", "policy_logits = logits[:, :-1]"),
+            ("chosen_at(logits, gen_len) / args.temperature", "chosen_at(logits, gen_len)"),
         ),
         mistake(
             "the mask does not reach the objective's terms",
-            ("args, mask = self.args, minibatch.mask", "args, mask = self.args, None"),
+            ('"mask": minibatch.mask', '"mask": None'),
         ),
         mistake(
             "the attention mask does not reach the model, so that padding is read as text",
             ("minibatch.sample_ids, minibatch.attention_mask, logits_to_keep", "minibatch.sample_ids, None, logits_to_keep"),
         ),
-        mistake(
+        written_out(
             "the attention mask is left out when the rollout is scored",
-            (
-                '{"attention_mask": sampled.attention_mask, "logits_to_keep": args.gen_len + 1}',
-                '{"logits_to_keep": args.gen_len + 1}',
-            ),
+            ("{'attention_mask': sampled.attention_mask, 'logits_to_keep'", "{'logits_to_keep'"),
         ),
-        mistake("the upper clip bound is ignored", (", clip_coef_high=args.clip_coef_high, **shared", ", **shared")),
+        mistake("the upper clip bound is ignored", (', "clip_coef_high": args.clip_coef_high', "")),
     ],
 }

@@ -9,7 +9,10 @@ OBJECTIVE = "surrogate - value_loss + entropy_bonus - kl_penalty"
 WHITEN = "advantages = whiten(advantages, eps, mask)"
 NEXT = "torch.where(last == 1, rewards[:, None], values[:, prefix_len:])"
 CHOSEN = "values[:, prefix_len - 1 : -1]"
-FORWARD = "self.model.forward_with_value_head(sampled.ids, **inputs)"
+PASS = "logits, values = model.forward_with_value_head(sampled.ids, **inputs)"
+SCORED = "scores = score_tokens(self.model, self.ref_model, sampled, self.args.temperature)"
+SEES_ALL = "type(sampled)(**{**vars(sampled), 'attention_mask': unpadded}),"
+ADVANTAGES = "self.compute_token_advantages(rewards, scores, sampled),"
 ALL_LOGPROBS = "plogq(logprobs, logprobs) - plogq(logprobs, ref_logprobs)"
 PASSES = "        for _ in range(self.args.batches_per_learning_phase):\n"
 ORDER = "order = torch.randperm(self.args.batch_size).to(self.sample_ids.device)\n"
@@ -182,10 +185,13 @@ BANK: dict[str, list[Mistake]] = {
             ("self.advantages + self.generated_values", "self.generated_values - self.advantages"),
         ),
         mistake("a return is the advantage alone", ("self.advantages + self.generated_values", "self.advantages.clone()")),
-        mistake("values are read where the tokens stand, one position late", ("-self.gen_len - 1 : -1]", "-self.gen_len :]")),
+        mistake(
+            "values are read where the tokens stand, one position late",
+            ("chosen_at(self.values, self.gen_len)", "self.values[:, -self.gen_len :]"),
+        ),
         mistake(
             "values are read from the start of the sequence, where the prefix is",
-            ("-self.gen_len - 1 : -1]", ": self.gen_len]"),
+            ("chosen_at(self.values, self.gen_len)", "self.values[:, : self.gen_len]"),
         ),
         mistake(
             "a return is the mean of advantage and value",
@@ -268,7 +274,10 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake(
             "log-probabilities are divided, not subtracted",
-            ("hide(logprobs - mb_logprobs.detach(), mask).exp()", "logprobs / mb_logprobs.detach()"),
+            (
+                "hide(logprobs - mb_logprobs.detach(), mask).clamp(max=LARGEST_LOG_RATIO).exp()",
+                "logprobs / mb_logprobs.detach()",
+            ),
         ),
         mistake("the log-ratio is not exponentiated", (".exp()", "")),
         mistake(
@@ -674,6 +683,85 @@ BANK: dict[str, list[Mistake]] = {
             ("max(1, args.total_phases - 1 - args.warmup_steps)", "args.total_phases - 1 - args.warmup_steps"),
         ),
     ],
+    "score_tokens": [
+        mistake(
+            "the log-probabilities of the policy are the reference's",
+            ("get_logprobs(logits, tokens", "get_logprobs(ref_logits, tokens"),
+        ),
+        mistake(
+            "the log-probabilities of the reference are the policy's, so that every KL is 0",
+            ("get_logprobs(ref_logits, tokens", "get_logprobs(logits, tokens"),
+        ),
+        mistake(
+            "the reference's logits are the policy's own",
+            ("ref_model(sampled.ids, **inputs)", "model.forward_with_value_head(sampled.ids, **inputs)[0]"),
+        ),
+        mistake(
+            "the policy is called without its adapters: model(...) is the base model, forward_with_value_head the policy",
+            (PASS, "logits, values = model(sampled.ids, **inputs), model.forward_with_value_head(sampled.ids, **inputs)[1]"),
+        ),
+        mistake(
+            "policy and reference are exchanged",
+            (
+                "TokenScores(logits, ref_logits, logprobs, ref_logprobs",
+                "TokenScores(ref_logits, logits, ref_logprobs, logprobs",
+            ),
+        ),
+        mistake(
+            "the policy is scored at temperature 1",
+            (
+                "    logprobs = get_logprobs(logits, tokens, temperature=temperature)\n    ref",
+                "    logprobs = get_logprobs(logits, tokens)\n    ref",
+            ),
+        ),
+        mistake(
+            "the reference is scored at temperature 1, the policy at the temperature of sampling",
+            ("get_logprobs(ref_logits, tokens, temperature=temperature)", "get_logprobs(ref_logits, tokens)"),
+        ),
+        mistake(
+            "logits are multiplied by the temperature, not divided",
+            (
+                "get_logprobs(logits, tokens, temperature=temperature)",
+                "get_logprobs(logits, tokens, temperature=1 / temperature)",
+            ),
+            (
+                "get_logprobs(ref_logits, tokens, temperature=temperature)",
+                "get_logprobs(ref_logits, tokens, temperature=1 / temperature)",
+            ),
+        ),
+        mistake(
+            "the attention mask reaches neither model, so that padding is read as text",
+            ('"attention_mask": sampled.attention_mask', '"attention_mask": None'),
+        ),
+        mistake(
+            "the attention mask does not reach the reference",
+            ("ref_model(sampled.ids, **inputs)", "ref_model(sampled.ids, logits_to_keep=gen_len + 1)"),
+        ),
+        mistake(
+            "the attention mask does not reach the policy",
+            (PASS, PASS.replace("**inputs", "logits_to_keep=gen_len + 1")),
+        ),
+        mistake(
+            "logits and tokens are out of step by one: each token is scored by the logits after it",
+            (PASS, PASS + "\n    logits = logits.roll(-1, dims=1)"),
+        ),
+        mistake(
+            "each token is scored as if it were the one before it",
+            ("with_last_of_prompt(sampled.ids, gen_len)", "sampled.ids[:, -gen_len - 2 : -1]"),
+        ),
+        mistake(
+            "values come from the reference's head",
+            (
+                "ref_logits = ref_model(",
+                "_, values = ref_model.forward_with_value_head(sampled.ids, **inputs)\n    ref_logits = ref_model(",
+            ),
+        ),
+        mistake("the passes run with gradients, so that what is kept drags their graphs along", ("@torch.no_grad()\n", "")),
+        mistake(
+            "logits are kept divided by the temperature, and the objective divides once more",
+            ("return TokenScores(logits, ref_logits,", "return TokenScores(logits / temperature, ref_logits / temperature,"),
+        ),
+    ],
     "ppo_rollout_phase": [
         mistake("rewards are not whitened", ("if args.normalize_reward:", "if False:")),
         mistake("rewards are whitened even with normalize_reward False", ("if args.normalize_reward:", "if True:")),
@@ -685,66 +773,61 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "the reference is sampled, not the policy",
             (
-                "sampled, rewards = self.sample_and_score()",
+                "sampled, rewards = self.sample_and_reward()",
                 "policy, self.model = self.model, self.ref_model\n"
-                "        sampled, rewards = self.sample_and_score()\n"
+                "        sampled, rewards = self.sample_and_reward()\n"
                 "        self.model = policy",
             ),
         ),
         mistake(
             "the log-probabilities kept in the memory are the reference's, not the sampling policy's",
-            ("get_logprobs(logits, sampled", "get_logprobs(ref_logits, sampled"),
+            ("            scores.logprobs,", "            scores.ref_logprobs,"),
         ),
         mistake(
             "the reference's logits are the policy's own, so that KL is always 0",
-            ("ref_logits = self.ref_model(sampled.ids, **inputs)", "ref_logits = logits"),
+            ("scores.ref_logits if", "scores.logits if"),
         ),
         mistake(
             "values come from the reference's head",
             (
-                "            ref_logits = self.ref_model(sampled.ids, **inputs)",
-                f"            ref_logits, values = {FORWARD.replace('self.model', 'self.ref_model')}",
+                "        self.log_scores(sampled, scores)\n",
+                "        headed = self.ref_model.forward_with_value_head(sampled.ids, sampled.attention_mask)\n"
+                "        scores.values = headed[1].detach()\n",
             ),
         ),
         mistake(
             "logits and tokens are out of step by one: each token is scored by the logits after it",
-            ("get_logprobs(logits, sampled", "get_logprobs(logits.roll(-1, dims=1), sampled"),
+            (
+                "            scores.logprobs,",
+                "            get_logprobs(scores.logits.roll(-1, dims=1), with_last_of_prompt(sampled.ids, self.args.gen_len)),",
+            ),
         ),
         mistake(
             "the whitened reward stands at every token in place of advantages",
-            (
-                "            values, rewards, sampled.prefix_len, gamma",
-                "            torch.zeros_like(values), rewards, sampled.prefix_len, gamma",
-            ),
-            ("gae_lambda=args.gae_lambda", "gae_lambda=1.0"),
+            ("compute_gae(scores.values", "compute_gae(torch.zeros_like(scores.values)"),
+            ('"gae_lambda": args.gae_lambda', '"gae_lambda": 1.0'),
         ),
-        mistake("lambda is fixed at 0.95, whatever gae_lambda says", ("gae_lambda=args.gae_lambda", "gae_lambda=0.95")),
+        mistake("lambda is fixed at 0.95, whatever gae_lambda says", ('"gae_lambda": args.gae_lambda', '"gae_lambda": 0.95')),
         mistake(
             "values are read one position late when advantages are made",
-            ("            values, rewards, sampled", "            values.roll(-1, dims=1), rewards, sampled"),
+            ("compute_gae(scores.values", "compute_gae(scores.values.roll(-1, dims=1)"),
         ),
-        mistake(
-            "the sign of the advantages is flipped",
-            ("            advantages,\n            values,", "            -advantages,\n            values,"),
-        ),
+        mistake("the sign of the advantages is flipped", (f"            {ADVANTAGES}", f"            -{ADVANTAGES}")),
         mistake(
             "advantages are whitened over the batch when they are stored",
-            (
-                "            advantages,\n            values,",
-                "            (advantages - advantages.mean()) / advantages.std(),\n            values,",
-            ),
+            (f"            {ADVANTAGES}", f"            (lambda a: (a - a.mean()) / a.std())({ADVANTAGES[:-1]}),"),
         ),
         mistake(
             "returns are kept in place of values",
             (
-                "            advantages,\n            values,",
-                "            advantages,\n"
-                "            values + torch.nn.functional.pad(advantages, (sampled.prefix_len - 1, 1)),",
+                "            scores.values,",
+                "            scores.values\n"
+                f"            + torch.nn.functional.pad({ADVANTAGES[:-1]}, (sampled.prefix_len - 1, 1)),",
             ),
         ),
         mistake(
-            "the passes run with gradients, so that the memory drags their graphs along",
-            ("with torch.no_grad(), self.metrics", "with self.metrics"),
+            "the tokens are scored with gradients, so that the memory drags their graphs along",
+            ("scores = score_tokens(", "scores = score_tokens.__wrapped__("),
         ),
     ],
     "ppo_objective": [
@@ -778,43 +861,44 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake(
             "values are read where the tokens stand, one position late",
-            ("values[:, generated],", "values[:, -args.gen_len :],"),
+            ("chosen_at(values, gen_len)", "values[:, -gen_len:]"),
         ),
         mistake(
             "the head is compared with advantages, not with returns",
-            ("            minibatch.returns,", "            minibatch.advantages,"),
+            ("minibatch.returns, args", "minibatch.advantages, args"),
         ),
         mistake(
-            "values are detached, so that the head does not train", ("values[:, generated],", "values[:, generated].detach(),")
+            "values are detached, so that the head does not train",
+            ("chosen_at(values, gen_len)", "chosen_at(values, gen_len).detach()"),
         ),
         mistake(
             "the reference's logits are one position late",
-            ("minibatch.ref_logits[:, generated]", "minibatch.ref_logits[:, -args.gen_len :]"),
+            ("chosen_at(minibatch.ref_logits, gen_len)", "minibatch.ref_logits[:, -gen_len:]"),
         ),
         mistake(
             "entropy and KL are of the logits one position late",
-            ("policy_logits = logits[:, :-1]", "policy_logits = logits[:, 1:]"),
+            ("policy_logits = chosen_at(logits, gen_len)", "policy_logits = logits[:, -gen_len:]"),
         ),
         mistake(
             "logits and tokens are out of step by one: each token is scored by the logits after it",
-            ("get_logprobs(logits, minibatch", "get_logprobs(logits.roll(-1, dims=1), minibatch"),
+            ("get_logprobs(logits, with", "get_logprobs(logits.roll(-1, dims=1), with"),
         ),
         mistake(
             "returns stand in the surrogate in place of advantages",
-            ("            minibatch.advantages,", "            minibatch.returns,"),
+            ("minibatch.advantages, eps", "minibatch.returns, eps"),
         ),
         mistake(
             "the ratio is of the sampling policy to itself, always 1",
-            ("            logprobs,\n            minibatch.logprobs,", "            logprobs,\n            logprobs.detach(),"),
+            ("            logprobs, minibatch.logprobs,", "            logprobs, logprobs.detach(),"),
         ),
         mistake(
             "the current log-probabilities are detached, so that the surrogate trains nothing",
             (
-                "            logprobs,\n            minibatch.logprobs,",
-                "            logprobs.detach(),\n            minibatch.logprobs,",
+                "            logprobs, minibatch.logprobs,",
+                "            logprobs.detach(), minibatch.logprobs,",
             ),
         ),
-        mistake("clip_coef is a fixed 0.2", ("            args.clip_coef,\n", "            0.2,\n")),
+        mistake("clip_coef is a fixed 0.2", ('"clip_coef": args.clip_coef', '"clip_coef": 0.2')),
         mistake(
             "the reference model computes the pass, so that nothing trains",
             ("self.model.forward_with_value_head", "self.ref_model.forward_with_value_head"),
@@ -889,24 +973,25 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake(
             "the attention mask is not kept in the memory, so that padding is read as text",
-            ("            attention_mask=sampled.attention_mask,\n        )", "        )"),
+            ("            attention_mask=sampled.attention_mask,\n", ""),
         ),
         mistake(
             "the attention mask is left out when the rollout is scored",
-            ('{"attention_mask": sampled.attention_mask, "logits_to_keep"', '{"logits_to_keep"'),
+            (SCORED, f"unpadded = torch.ones_like(sampled.attention_mask)\n            {SCORED.replace('sampled,', SEES_ALL)}"),
         ),
         mistake(
             "the policy that sampled is scored at temperature 1",
-            ("sampled.ids[:, -args.gen_len - 1 :], temperature=args.temperature", "sampled.ids[:, -args.gen_len - 1 :]"),
+            ("sampled, self.args.temperature)", "sampled)"),
         ),
         mistake(
             "the reward is paid in the last column, be it real or not",
-            ("gae_lambda=args.gae_lambda, mask=sampled.mask", "gae_lambda=args.gae_lambda"),
+            ('"gae_lambda": args.gae_lambda, "mask": sampled.mask', '"gae_lambda": args.gae_lambda'),
         ),
         mistake(
-            "advantages are those of one-step TD, whatever gae_lambda says", ("gae_lambda=args.gae_lambda", "gae_lambda=0.0")
+            "advantages are those of one-step TD, whatever gae_lambda says",
+            ('"gae_lambda": args.gae_lambda', '"gae_lambda": 0.0'),
         ),
-        mistake("gamma is ignored", ("gamma=args.gamma, ", "")),
+        mistake("gamma is ignored", ('"gamma": args.gamma, ', "")),
         mistake("the mask does not reach the objective's terms", ('"mask": minibatch.mask', '"mask": None')),
         mistake("reduction does not reach the objective's terms", ('"reduction": args.reduction', '"reduction": "token"')),
         mistake(
@@ -916,19 +1001,19 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "the objective scores at temperature 1 what was sampled at another",
             (
-                "minibatch.sample_ids[:, -args.gen_len - 1 :], temperature=args.temperature",
-                "minibatch.sample_ids[:, -args.gen_len - 1 :]",
+                "with_last_of_prompt(minibatch.sample_ids, gen_len), temperature=args.temperature",
+                "with_last_of_prompt(minibatch.sample_ids, gen_len)",
             ),
         ),
         mistake(
             "entropy and KL are of the logits before they are divided by the temperature",
-            ("policy_logits = logits[:, :-1] / args.temperature", "policy_logits = logits[:, :-1]"),
-            ("minibatch.ref_logits[:, generated] / args.temperature", "minibatch.ref_logits[:, generated]"),
+            ("policy_logits = chosen_at(logits, gen_len) / args.temperature", "policy_logits = chosen_at(logits, gen_len)"),
+            ("chosen_at(minibatch.ref_logits, gen_len) / args.temperature", "chosen_at(minibatch.ref_logits, gen_len)"),
         ),
         mistake(
             "the policy's logits are divided by the temperature, the reference's are not",
-            ("minibatch.ref_logits[:, generated] / args.temperature", "minibatch.ref_logits[:, generated]"),
+            ("chosen_at(minibatch.ref_logits, gen_len) / args.temperature", "chosen_at(minibatch.ref_logits, gen_len)"),
         ),
-        mistake("the upper clip bound is ignored", ("            clip_coef_high=args.clip_coef_high,\n", "")),
+        mistake("the upper clip bound is ignored", (', "clip_coef_high": args.clip_coef_high', "")),
     ],
 }

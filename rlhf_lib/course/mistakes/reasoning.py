@@ -43,8 +43,9 @@ AVERAGED = "-(logprobs.masked_fill(mask == 0, 0.0)).sum() / mask.sum().clamp(min
 PENALTY = "hide(logprobs.detach() - ref_logprobs.detach(), mask)"
 PAID = "last_real_token(mask) * scores[:, None] - kl_coef * penalty"
 
-TOKEN_REWARDS = "compute_token_rewards(scores, logprobs, ref_logprobs, args.kl_reward_coef, mask=sampled.mask)"
-KEPT = "            advantages,\n            values,"
+TOKEN_REWARDS = "compute_token_rewards(rewards, scores.logprobs, scores.ref_logprobs, args.kl_reward_coef, mask=mask)"
+BEGUN = "args, mask = self.args, sampled.mask"
+KEPT = "return compute_gae(scores.values, token_rewards, sampled.prefix_len, **options)"
 
 CHOSEN = "best = max(totals, key=lambda answer: totals[answer])"
 SUMMED = "totals[answer] += weight"
@@ -659,8 +660,8 @@ BANK: dict[str, list[Mistake]] = {
     ],
     "reft_rollout": [
         mistake(
-            "the scores are whitened over the batch, as in chapter 2",
-            (TOKEN_REWARDS, TOKEN_REWARDS.replace("(scores", "(normalize_reward(scores)")),
+            "the rewards are whitened over the batch, as in chapter 2",
+            (TOKEN_REWARDS, TOKEN_REWARDS.replace("(rewards", "(normalize_reward(rewards)")),
         ),
         mistake("the tokens pay no KL", (TOKEN_REWARDS, TOKEN_REWARDS.replace("args.kl_reward_coef", "0.0"))),
         mistake(
@@ -669,13 +670,16 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake(
             "policy and reference are swapped in the penalty",
-            (TOKEN_REWARDS, TOKEN_REWARDS.replace("logprobs, ref_logprobs", "ref_logprobs, logprobs")),
-        ),
-        mistake(
-            "the whole completion's KL is taken from the score at the end, not paid token by token",
             (
                 TOKEN_REWARDS,
-                "scores - args.kl_reward_coef * ((logprobs - ref_logprobs) * sampled.mask).sum(dim=1)",
+                TOKEN_REWARDS.replace("scores.logprobs, scores.ref_logprobs", "scores.ref_logprobs, scores.logprobs"),
+            ),
+        ),
+        mistake(
+            "the whole completion's KL is taken from the reward at the end, not paid token by token",
+            (
+                TOKEN_REWARDS,
+                "rewards - args.kl_reward_coef * ((scores.logprobs - scores.ref_logprobs) * mask).sum(dim=1)",
             ),
         ),
         mistake(
@@ -683,81 +687,76 @@ BANK: dict[str, list[Mistake]] = {
             (
                 TOKEN_REWARDS,
                 "compute_token_rewards(\n"
-                "            scores, (logits.div(args.temperature).softmax(-1)\n"
-                "            * (logits.div(args.temperature).log_softmax(-1)\n"
-                "            - ref_logits.div(args.temperature).log_softmax(-1))).sum(-1)[:, :-1],\n"
-                "            torch.zeros_like(logprobs),\n"
-                "            args.kl_reward_coef, mask=sampled.mask\n"
+                "            rewards, (scores.logits.div(args.temperature).softmax(-1)\n"
+                "            * (scores.logits.div(args.temperature).log_softmax(-1)\n"
+                "            - scores.ref_logits.div(args.temperature).log_softmax(-1))).sum(-1)[:, :-1],\n"
+                "            scores.logprobs * 0,\n"
+                "            args.kl_reward_coef, mask=mask\n"
                 "        )",
             ),
         ),
         mistake(
-            "the score and the penalty are paid in the last column too, be it real or not: the mask does not reach the rewards",
-            (TOKEN_REWARDS, TOKEN_REWARDS.replace(", mask=sampled.mask", "")),
+            "the reward and the penalty are paid in the last column too, be it real or not: the mask does not reach the rewards",
+            (TOKEN_REWARDS, TOKEN_REWARDS.replace(", mask=mask", "")),
         ),
         mistake(
             "the mask does not reach the advantages, so that values past the end count",
-            ("gae_lambda=args.gae_lambda, mask=sampled.mask", "gae_lambda=args.gae_lambda"),
+            ('"gae_lambda": args.gae_lambda, "mask": mask', '"gae_lambda": args.gae_lambda'),
+        ),
+        mistake("the reference is the policy itself, so that no token ever pays", ("scores.ref_logprobs", "scores.logprobs")),
+        mistake(
+            "the log-ratio is of the logits before they are divided by the temperature",
+            (
+                TOKEN_REWARDS,
+                TOKEN_REWARDS.replace(
+                    "scores.logprobs, scores.ref_logprobs",
+                    "*(get_logprobs(found, sampled.ids[:, -args.gen_len - 1 :]) for found in (scores.logits, scores.ref_logits))",
+                ),
+            ),
+            (BEGUN, f"from rlhf_lib.rollouts import get_logprobs\n\n        {BEGUN}"),
         ),
         mistake(
             "the reference is scored at temperature 1, the policy at the temperature of sampling",
-            ("get_logprobs(ref_logits, generated, temperature=args.temperature)", "get_logprobs(ref_logits, generated)"),
-        ),
-        mistake(
-            "the policy is scored at temperature 1",
             (
-                "logprobs = get_logprobs(logits, generated, temperature=args.temperature)",
-                "logprobs = get_logprobs(logits, generated)",
+                TOKEN_REWARDS,
+                TOKEN_REWARDS.replace(
+                    "scores.ref_logprobs", "get_logprobs(scores.ref_logits, sampled.ids[:, -args.gen_len - 1 :])"
+                ),
             ),
+            (BEGUN, f"from rlhf_lib.rollouts import get_logprobs\n\n        {BEGUN}"),
         ),
-        mistake(
-            "the reference is the policy itself, so that no token ever pays",
-            ("ref_logits = self.ref_model(sampled.ids, **inputs)", "ref_logits = logits"),
-        ),
-        mistake("gamma is ignored", ("gamma=args.gamma, ", "")),
-        mistake("lambda is fixed at 0.95, whatever gae_lambda says", ("gae_lambda=args.gae_lambda", "gae_lambda=0.95")),
-        mistake(
-            "the token rewards stand in the place of advantages",
-            (KEPT, "            rewards,\n            values,"),
-        ),
+        mistake("gamma is ignored", ('"gamma": args.gamma, ', "")),
+        mistake("lambda is fixed at 0.95, whatever gae_lambda says", ('"gae_lambda": args.gae_lambda', '"gae_lambda": 0.95')),
+        mistake("the token rewards stand in the place of advantages", (KEPT, "return token_rewards")),
         mistake(
             "advantages are whitened over the batch when they are stored: the objective does that",
-            (KEPT, "            (advantages - advantages.mean()) / advantages.std(),\n            values,"),
+            (
+                KEPT,
+                f"{KEPT.replace('return', 'advantages =')}\n        return (advantages - advantages.mean()) / advantages.std()",
+            ),
         ),
         mistake(
             "values are read one position late when advantages are made",
-            ("            values, rewards, sampled", "            values.roll(-1, dims=1), rewards, sampled"),
+            ("compute_gae(scores.values", "compute_gae(scores.values.roll(-1, dims=1)"),
         ),
         mistake(
-            "returns are kept in place of values",
+            "the reward is paid at every token, not at the last alone",
+            (TOKEN_REWARDS, f"rewards[:, None] + {TOKEN_REWARDS.replace('(rewards', '(0 * rewards')}"),
+        ),
+        mistake("the sign of the advantages is flipped", (KEPT, KEPT.replace("return ", "return -"))),
+        mistake(
+            "the values are left out: what is kept is the discounted sum of later rewards",
+            ("compute_gae(scores.values", "compute_gae(torch.zeros_like(scores.values)"),
+        ),
+        mistake(
+            "every token pays the KL of the whole completion",
             (
-                KEPT,
-                "            advantages,\n"
-                "            values + torch.nn.functional.pad(advantages, (sampled.prefix_len - 1, 1)),",
+                TOKEN_REWARDS,
+                TOKEN_REWARDS.replace(
+                    "scores.logprobs, scores.ref_logprobs",
+                    "((scores.logprobs - scores.ref_logprobs) * mask).sum(1, keepdim=True).expand_as(mask), 0 * scores.logprobs",
+                ),
             ),
-        ),
-        mistake(
-            "the mask is not kept in the memory, so that what follows the end is trained",
-            ("            mask=sampled.mask,\n            attention_mask", "            attention_mask"),
-        ),
-        mistake(
-            "the attention mask is not kept in the memory, so that padding is read as text",
-            ("            attention_mask=sampled.attention_mask,\n        )", "        )"),
-        ),
-        mistake(
-            "the attention mask is left out when the rollout is scored",
-            ('{"attention_mask": sampled.attention_mask, "logits_to_keep"', '{"logits_to_keep"'),
-        ),
-        mistake(
-            "the reference's log-probabilities are kept and its logits are not, though PPO's objective asks for them",
-            (
-                "            ref_logits,\n            mask=sampled.mask,",
-                "            None,\n            ref_logprobs=ref_logprobs,\n            mask=sampled.mask,",
-            ),
-        ),
-        mistake(
-            "the passes run with gradients, so that the memory drags their graphs along",
-            ("with torch.no_grad(), self.metrics", "with self.metrics"),
         ),
     ],
     "pass_at_k": [

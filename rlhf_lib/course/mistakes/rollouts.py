@@ -384,10 +384,13 @@ WITHOUT_SPREAD = [
 
 DECODED = "decode_texts(tokenizer, ids, attention_mask, decoded, end_ids)"
 ROLLOUT = [
-    mistake("the base model is sampled: the adapters are not merged", ("with as_policy:", "if True:")),
+    mistake(
+        "the base model is sampled: the adapters are not merged",
+        ("with as_policy as decoder_of:", "decoder_of = lambda mask: Decoder(bridge.original_model, mask)\n    if True:"),
+    ),
     mistake(
         "the decoder takes the padding for text: its mask is 1 everywhere",
-        ("original_model, attention_mask)", "original_model, torch.ones_like(attention_mask))"),
+        ("decoder_of(attention_mask)", "decoder_of(torch.ones_like(attention_mask))"),
     ),
     mistake(
         "the attention mask is 1 after the end as well",
