@@ -1,5 +1,7 @@
 """The family of policy gradients: whatever the table of algorithms composes, on GRPO's loop."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -70,7 +72,7 @@ class PolicyGradientTrainer(GrpoTrainer):
             tokens = tokens - args.kl_coef * kl
         return whiten(tokens, mask=sampled.mask) if algorithm.whiten == "tokens" else tokens
 
-    def sum_over_rewards(self, advantage: torch.nn.Module) -> Float[Tensor, " batch"]:
+    def sum_over_rewards(self, advantage: Callable) -> Float[Tensor, " batch"]:
         """The weighted sum of what `advantage` makes of each reward function; what abstained has 0."""
         rewarded = self.rewarded
         total = torch.zeros_like(rewarded.rewards)

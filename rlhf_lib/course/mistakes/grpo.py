@@ -20,7 +20,6 @@ PASS = (
 COMPARED = "compute_group_advantages(rewards, self.completions_per_prompt, std=self.args.advantage_std)"
 SPREAD = "return spread_over_tokens(advantages, self.args.gen_len)"
 WRITTEN_OUT = (  # the phase as a student writes it who does not use RLHFTrainer's
-    f"        {SPREAD}",
     f"        {SPREAD}\n\n"
     "    def rollout_phase(self):\n"
     "        from rlhf_lib.memory import ReplayMemory as Memory\n\n"
@@ -36,14 +35,15 @@ WRITTEN_OUT = (  # the phase as a student writes it who does not use RLHFTrainer
     "        advantages = self.compute_token_advantages(rewards, None, sampled)\n"
     "        masks = {'mask': sampled.mask, 'attention_mask': sampled.attention_mask}\n"
     "        columns = (sampled.ids, logprobs, advantages, None, None)\n"
-    "        return Memory(args, *columns, **masks, ref_logprobs=ref_logprobs)",
+    "        return Memory(args, *columns, **masks, ref_logprobs=ref_logprobs)"
 )
 RETURNED = "return surrogate + entropy_bonus - kl_penalty"
 
 
-def written_out(when: str, *edits: tuple[str, str]) -> Mistake:
+def written_out(when: str, before: str, after: str) -> Mistake:
     """A mistake in a rollout phase of the student's own."""
-    return mistake(when, WRITTEN_OUT, *edits)
+    assert WRITTEN_OUT.count(before) == 1, before
+    return mistake(when, (f"        {SPREAD}", WRITTEN_OUT.replace(before, after)))
 
 
 def with_exact_kl(when: str, *edits: tuple[str, str]) -> Mistake:
@@ -390,14 +390,13 @@ BANK: dict[str, list[Mistake]] = {
         ),
         written_out(
             "the log-probabilities kept in the memory are the reference's, not the sampling policy's",
-            (
-                "logits = self.model.forward_with_value_head(sampled.ids, **seen)[0]",
-                "logits = self.ref_model(sampled.ids, **seen)",
-            ),
+            "logits = self.model.forward_with_value_head(sampled.ids, **seen)[0]",
+            "logits = self.ref_model(sampled.ids, **seen)",
         ),
         written_out(
             "the reference is the policy itself, adapters included, so that KL is always 0",
-            ("ref_logits = self.ref_model(sampled.ids, **seen)", "ref_logits = logits"),
+            "ref_logits = self.ref_model(sampled.ids, **seen)",
+            "ref_logits = logits",
         ),
         mistake(
             "raw rewards stand in the place of advantages",
@@ -488,22 +487,23 @@ BANK: dict[str, list[Mistake]] = {
         ),
         written_out(
             "the mask is not kept in the memory, so that what follows the end is trained",
-            ("'mask': sampled.mask, ", ""),
+            "'mask': sampled.mask, ",
+            "",
         ),
         written_out(
             "the attention mask is not kept in the memory, so that padding is read as text",
-            (", 'attention_mask': sampled.attention_mask}\n        columns", "}\n        columns"),
+            ", 'attention_mask': sampled.attention_mask}\n        columns",
+            "}\n        columns",
         ),
         written_out(
             "the policy that sampled is scored at temperature 1",
-            (
-                "logprobs = get_logprobs(logits, generated, temperature=args.temperature)",
-                "logprobs = get_logprobs(logits, generated)",
-            ),
+            "logprobs = get_logprobs(logits, generated, temperature=args.temperature)",
+            "logprobs = get_logprobs(logits, generated)",
         ),
         written_out(
             "the reference is scored at temperature 1, the policy at the temperature of sampling",
-            ("get_logprobs(ref_logits, generated, temperature=args.temperature)", "get_logprobs(ref_logits, generated)"),
+            "get_logprobs(ref_logits, generated, temperature=args.temperature)",
+            "get_logprobs(ref_logits, generated)",
         ),
         mistake(
             "the objective scores at temperature 1 what was sampled at another",
@@ -526,7 +526,8 @@ BANK: dict[str, list[Mistake]] = {
         ),
         written_out(
             "the attention mask is left out when the rollout is scored",
-            ("{'attention_mask': sampled.attention_mask, 'logits_to_keep'", "{'logits_to_keep'"),
+            "{'attention_mask': sampled.attention_mask, 'logits_to_keep'",
+            "{'logits_to_keep'",
         ),
         mistake("the upper clip bound is ignored", (', "clip_coef_high": args.clip_coef_high', "")),
     ],

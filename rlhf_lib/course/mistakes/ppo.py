@@ -799,7 +799,7 @@ BANK: dict[str, list[Mistake]] = {
             "logits and tokens are out of step by one: each token is scored by the logits after it",
             (
                 "            scores.logprobs,",
-                "            get_logprobs(scores.logits.roll(-1, dims=1), with_last_of_prompt(sampled.ids, self.args.gen_len)),",
+                "            get_logprobs(scores.logits.roll(-1, dims=1), sampled.ids[:, -self.args.gen_len - 1 :]),",
             ),
         ),
         mistake(

@@ -696,7 +696,7 @@ BANK: dict[str, list[Mistake]] = {
             ),
         ),
         mistake(
-            "the reward and the penalty are paid in the last column too, be it real or not: the mask does not reach the rewards",
+            "reward and penalty are paid in the last column too, be it real or not: the mask does not reach the rewards",
             (TOKEN_REWARDS, TOKEN_REWARDS.replace(", mask=mask", "")),
         ),
         mistake(
@@ -710,7 +710,7 @@ BANK: dict[str, list[Mistake]] = {
                 TOKEN_REWARDS,
                 TOKEN_REWARDS.replace(
                     "scores.logprobs, scores.ref_logprobs",
-                    "*(get_logprobs(found, sampled.ids[:, -args.gen_len - 1 :]) for found in (scores.logits, scores.ref_logits))",
+                    "*(get_logprobs(each, sampled.ids[:, -args.gen_len - 1 :]) for each in (scores.logits, scores.ref_logits))",
                 ),
             ),
             (BEGUN, f"from rlhf_lib.rollouts import get_logprobs\n\n        {BEGUN}"),
@@ -754,7 +754,7 @@ BANK: dict[str, list[Mistake]] = {
                 TOKEN_REWARDS,
                 TOKEN_REWARDS.replace(
                     "scores.logprobs, scores.ref_logprobs",
-                    "((scores.logprobs - scores.ref_logprobs) * mask).sum(1, keepdim=True).expand_as(mask), 0 * scores.logprobs",
+                    "((scores.logprobs - scores.ref_logprobs) * mask).sum(1)[:, None].expand_as(mask), 0 * scores.logprobs",
                 ),
             ),
         ),
