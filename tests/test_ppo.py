@@ -784,26 +784,25 @@ def scoring_args(kind=RLHFArgs, **changes):
     return kind(base_model="pocket", device="cpu", gen_len=6, batch_size=4, **changes)
 
 
-def part(student, scores, name, n, width):
-    """A field of the scores, at the positions where the generated tokens were chosen."""
-    found = student.call(name, on=scores)
-    expect.true(isinstance(found, torch.Tensor), f"{name} as a tensor", expect.show(found))
-    return found[:, -n - 1 : -1] if found.shape[1] > width else found
+FIELDS = ("logprobs", "ref_logprobs", "logits", "ref_logits", "values")
 
 
 def compare_scores(student, found, temperature):
-    """Every field is that of the definition, where there are real tokens."""
+    """Every field is that of the definition, where there are real tokens; of logits and values the chosen columns count."""
     sampled, scores, logits, values, ref_logits = found
     n, mask = sampled.mask.shape[1], sampled.mask
+    got = {name: student.call(name, on=scores) for name in FIELDS}
+    for name, tensor in got.items():
+        expect.true(isinstance(tensor, torch.Tensor), f"{name} as a tensor", expect.show(tensor))
     taken = sampled.ids[:, -n:, None]
     for name, given in (("logprobs", logits), ("ref_logprobs", ref_logits)):
         expected = (given / temperature).log_softmax(-1).gather(-1, taken).squeeze(-1)
-        got = student.call(name, on=scores)
-        expect.close(got * mask, expected * mask, f"{name} of real tokens", rtol=1e-3, atol=1e-3)
+        expect.close(got[name] * mask, expected * mask, f"{name} of real tokens", rtol=1e-3, atol=1e-3)
     real = mask[..., None]
     for name, given in (("logits", logits), ("ref_logits", ref_logits)):
-        expect.close(part(student, scores, name, n, n) * real, given * real, name, rtol=1e-3, atol=1e-2)
-    expect.close(part(student, scores, "values", n, n) * mask, values * mask, "values", rtol=1e-3, atol=1e-3)
+        expect.true(got[name].shape[1] > n, f"{name} of gen_len + 1 positions at least", f"{got[name].shape[1]}")
+        expect.close(got[name][:, -n - 1 : -1] * real, given * real, name, rtol=1e-3, atol=1e-2)
+    expect.close(got["values"][:, -n - 1 : -1] * mask, values * mask, "values", rtol=1e-3, atol=1e-3)
 
 
 def test_score_tokens__of_a_model_that_moved(student):
@@ -824,7 +823,7 @@ def test_score_tokens__of_adapters(student):
 def test_score_tokens__is_data(student):
     """Nothing that is kept has a graph."""
     _, scores, *_ = scored(student, scoring_args())
-    for name in ("logprobs", "ref_logprobs", "logits", "ref_logits", "values"):
+    for name in FIELDS:
         attached = student.call(f"{name}.requires_grad", on=scores)
         expect.true(not attached, f"{name} as data, without a graph", "a tensor that requires a gradient")
 

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -42,6 +43,9 @@ class TestTable:
         assert set(FAMILY) < set(TRAINERS)
         for name in ALGORITHMS:
             assert f"`{name}`" in table()
+
+    def test_the_readme_has_it(self):
+        assert table() in (Path(__file__).parents[2] / "README.md").read_text()
 
     @pytest.mark.parametrize("name", FAMILY)
     def test_arguments_survive_a_file(self, name):
@@ -197,7 +201,7 @@ class TestRows:
         torch.manual_seed(1)
         sampled, rewards = trainer.sample_and_reward()
         penalty = overlong_penalty(sampled.lengths, 8, 0.2)
-        assert penalty.max() == 1
+        assert penalty.max() > 0.99
         torch.testing.assert_close(rewards, trainer.rewarded.rewards - penalty)
 
     def test_each_reward_is_normalised_on_its_own(self, build):
