@@ -100,7 +100,10 @@ def read_words(kind: type, words: list[str]) -> dict[str, Any]:
             name = name[3:]
             found[name] = False
         else:
-            raise InputError(f"{option.typed} is not an option; {likely(option.typed, known)}")
+            reason = getattr(kind, "elsewhere", {}).get(name)
+            raise InputError(
+                f"{option.typed} is not an option{f' here: {reason}' if reason else ''}; {likely(option.typed, known)}"
+            )
         if known[name] is bool and option.values:
             refusing = option.typed if option.typed.startswith("--no-") else f"--no-{option.typed[2:]}"
             raise InputError(f"{option.typed} takes no value, not {option.values[0]!r}; {refusing} is how to turn it off")

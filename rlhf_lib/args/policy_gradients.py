@@ -1,10 +1,12 @@
 """Arguments of the family of policy gradients: one class, and of it one for each row of the table of algorithms."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
+from typing import ClassVar
 
 from rlhf_lib.args.algorithms import ALGORITHMS, Algorithm
 from rlhf_lib.args.given import column_names
-from rlhf_lib.args.reinforcement import Estimator, RLArgs, require_groups
+from rlhf_lib.args.reinforcement import WITHOUT_CRITIC, Estimator, RLArgs, require_groups
 from rlhf_lib.args.rules import require
 from rlhf_lib.args.training import TaskName
 from rlhf_lib.args.types import CountFromZero, Share, Size
@@ -18,6 +20,7 @@ class PolicyGradientArgs(RLArgs):
     """A policy gradient without critic, as the table of algorithms composes it."""
 
     algorithm = "grpo"
+    elsewhere: ClassVar[Mapping[str, str]] = WITHOUT_CRITIC
 
     lora_rank: Size | None = 4
     """Rank of every adapter; None trains every weight."""

@@ -1,9 +1,9 @@
 """Arguments of reinforcement learning: groups that every algorithm has, a critic's, and each algorithm's own."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import tyro
@@ -261,6 +261,12 @@ class LoraArgs(RLHFArgs):
     """Rank of every adapter."""
 
 
+WITHOUT_CRITIC = dict.fromkeys(
+    {field.name for field in fields(RLHFArgs)} - {field.name for field in fields(RLArgs)},
+    "it needs a critic, which ppo, ppo-lora and reft have",
+)
+
+
 def require_groups(args: Any) -> None:
     """A batch is whole groups, each with something to compare."""
     size = args.resolved_group_size
@@ -278,6 +284,7 @@ class GrpoArgs(RLArgs):
     """GRPO: no critic; a completion's advantage is its reward relative to the group of its prompt."""
 
     algorithm = "grpo"
+    elsewhere: ClassVar[Mapping[str, str]] = WITHOUT_CRITIC
 
     lora_rank: Size | None = 4
     """Rank of every adapter; None trains every weight."""

@@ -68,7 +68,9 @@ def from_json(kind: type[Args], text: str, source: str = "arguments") -> Args:
     )
     known = {f.name for f in fields(kind)}
     unknown = sorted(set(values) - known)
-    require(not unknown, f"{source} has fields that {kind.__name__} lacks: {', '.join(unknown)}; remove them")
+    reasons = {kind.elsewhere[name] for name in unknown if name in kind.elsewhere}
+    told = f" ({', '.join(sorted(reasons))})" if reasons else ""
+    require(not unknown, f"{source} has fields that {kind.__name__} lacks: {', '.join(unknown)}{told}; remove them")
     try:
         return kind(**checked(kind, values))
     except InputError as error:

@@ -87,6 +87,8 @@ class CheckedArgs:
 
     unread: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Inherited fields that nothing reads here, with the reason and what to use; only their defaults are accepted."""
+    elsewhere: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Fields that others have and this one lacks, with the reason: for those who look for them here."""
 
     def __post_init__(self) -> None:
         """Check every field against its annotation, and those that nothing reads against their defaults."""

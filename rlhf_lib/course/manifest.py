@@ -55,7 +55,7 @@ class Exercise:
 
     @property
     def local_targets(self) -> tuple[str, ...]:
-        """The targets' names within the topic's file: "normalize_reward" or "GrpoTrainer.rollout_phase"."""
+        """The targets' names within the topic's file: "normalize_reward" or "RLHFTrainer.rollout_phase"."""
         return tuple(local_name(target) for target in self.targets)
 
 

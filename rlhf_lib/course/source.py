@@ -41,7 +41,7 @@ def library_module(name: str) -> Module:
 
 
 def locate(target: str) -> tuple[Module, str]:
-    """The module and local name of a dotted target such as rlhf_lib.trainers.grpo.GrpoTrainer.rollout_phase."""
+    """The module and local name of a dotted target such as rlhf_lib.trainers.ppo.RLHFTrainer.rollout_phase."""
     parts = target.split(".")
     keep = 2 if parts[-2][0].isupper() else 1
     return library_module(".".join(parts[:-keep])), ".".join(parts[-keep:])

@@ -164,7 +164,7 @@ def test_help_says_what_every_field_means(run):
         (["train", "grpo", "--critic-phases", "1"], "needs a critic"),
         (["train", "grpo", "--rewards", "correctness"], "need right answers"),
         (["train", "ppo", "--dtype", "bfloat16"], "would train nothing"),
-        (["train", "self-training", "--kl-coef", "0.1"], "knows right and wrong only"),
+        (["train", "self-training", "--clip-coef", "0.1"], "clips nothing"),
         (["train", "reward-model", "--rewards", "correctness"], "are for kind regression"),
         (["train", "grpo", "--task", "pocket", "--reward-model", "pocket"], "has no trained head"),
         (["train", "grpo", "--task", "pocket", "--few-shot", "2"], "trains without examples"),

@@ -156,7 +156,7 @@ def test_running_a_blank_topic_says_what_is_missing(checkout):
         env={**os.environ, "PYTHONPATH": str(checkout)},
     )  # fmt: skip
     assert done.returncode == 1
-    assert "GrpoTrainer.rollout_phase" in done.stderr
+    assert "GrpoTrainer.compute_token_advantages" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_lib import args as arguments
-from rlhf_lib.args import GrpoArgs, InputError, RLHFArgs, from_file, from_json, to_json
+from rlhf_lib.args import FAMILY, GrpoArgs, InputError, RLHFArgs, from_file, from_json, to_json
 from rlhf_lib.args.types import Between, NotEmpty, annotations_of, fitted
 
 KINDS = [found for found in (getattr(arguments, name) for name in arguments.__all__) if is_dataclass(found)]
+KINDS += [FAMILY["reinforce"], FAMILY["dapo"]]
 NEEDED = {arguments.MergeArgs: {"adapter": "a", "output_dir": "b"}}
 ZERO_IS_ALLOWED = {  # what 0 means in each
     "seed": "a seed like any other",
@@ -26,6 +27,8 @@ ZERO_IS_ALLOWED = {  # what 0 means in each
     "warmup_share": "no warm-up",
     "critic_phases": "none",
     "self_samples": "none",
+    "refill_draws": "none",
+    "overlong_share": "no penalty",
     "weight_decay": "none",
     "vf_coef": "the term is off",
     "ent_coef": "the term is off",
@@ -234,22 +237,22 @@ def test_a_students_fields_are_checked_too():
         anything: object = None
 
     assert Mine(extra=8, pair=["b", 2]).pair == ("b", 2)
-    for wrong in ({"extra": "8"}, {"share": 2}, {"pair": ("a",)}, {"pair": ("a", "b")}, {"seed": -1}, {"gamma": 0.5}):
+    for wrong in ({"extra": "8"}, {"share": 2}, {"pair": ("a",)}, {"pair": ("a", "b")}, {"seed": -1}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             Mine(**wrong)
 
     @dataclass
-    class WithCritic(GrpoArgs):
+    class Reading(FAMILY["reinforce"]):
         unread = {}  # noqa: RUF012
 
-    assert WithCritic(gamma=0.5).gamma == 0.5
+    assert Reading(clip_coef=0.5).clip_coef == 0.5
 
 
 def test_a_refusal_says_value_rule_and_remedy():
     with pytest.raises(InputError) as error:
-        GrpoArgs(gae_lambda=0.5)
-    assert "gae_lambda=0.5" in str(error.value)
-    assert "ppo, ppo-lora and reft" in str(error.value)
+        FAMILY["reinforce"](clip_coef=0.5)
+    assert "clip_coef=0.5" in str(error.value)
+    assert "reinforce clips nothing" in str(error.value)
     assert "leave it out" in str(error.value)
     with pytest.raises(
         InputError, match=r"lr_decay='Cosine' must be 'linear' or 'cosine'; leave it out for the default 'linear'"

@@ -16,7 +16,7 @@ from rlhf_lib.objectives import (
     token_kl,
 )
 from rlhf_lib.optim import get_optimizer_and_scheduler
-from rlhf_lib.trainers import TRAINERS, GrpoTrainer, RLHFTrainer, ppo
+from rlhf_lib.trainers import TRAINERS, GrpoTrainer, RLHFTrainer
 
 from .conftest import ON_A_PREFIX, SMALL_RUN
 
@@ -49,13 +49,13 @@ def test_at_step_0_the_policy_is_the_reference(name, kind, make):
 def test_sampling_from_another_model_than_is_trained_is_an_error(name, options, stops, make, monkeypatch):
     """A tenth of a nat a token is no rounding in float32; truncation that was asked for explains it."""
     trainer = make(name, **options)
-    sample = ppo.rollout
+    sample = trainer.sampler.rollout
 
     def off(*args, **sampling):
         sampled = sample(*args, **sampling)
         return replace(sampled, sampler_logprobs=sampled.sampler_logprobs + 0.1)
 
-    monkeypatch.setattr(ppo, "rollout", off)
+    monkeypatch.setattr(trainer.sampler, "rollout", off)
     with pytest.raises(InputError, match=r"disagree by 0\.1 nats a token in phase 1") if stops else nullcontext():
         trainer.rollout_phase()
     assert trainer.step == 0

@@ -703,7 +703,16 @@ BANK: dict[str, list[Mistake]] = {
             "the mask does not reach the advantages, so that values past the end count",
             ('"gae_lambda": args.gae_lambda, "mask": mask', '"gae_lambda": args.gae_lambda'),
         ),
-        mistake("the reference is the policy itself, so that no token ever pays", ("scores.ref_logprobs", "scores.logprobs")),
+        mistake(
+            "half the square of the log-ratio is paid, the k2 estimate",
+            (
+                TOKEN_REWARDS,
+                TOKEN_REWARDS.replace(
+                    "scores.logprobs, scores.ref_logprobs",
+                    "(scores.logprobs - scores.ref_logprobs).square() / 2, 0 * scores.logprobs",
+                ),
+            ),
+        ),
         mistake(
             "the log-ratio is of the logits before they are divided by the temperature",
             (
