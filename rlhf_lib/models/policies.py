@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from rlhf_lib import parallel
 from rlhf_lib.args import LORA_MAPS, InputError
-from rlhf_lib.engine import Batch, PassOptions, Policy, plain_formulas, sped_up_by
+from rlhf_lib.engine import Batch, DeferredLogits, PassOptions, Policy, plain_formulas, sped_up_by
 from rlhf_lib.finite import require_finite
+from rlhf_lib.layout import chosen_at
 from rlhf_lib.lora.adapter import LoraHooks, find_maps
 from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter, read_adapter_config
 from rlhf_lib.lora.peft_format import PeftNames, save_adapter
@@ -102,9 +103,10 @@ def fast_pass(
         return NotImplemented
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     batch = Batch(ids, mask, ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1]))
-    sampled = fast.logits_of_rollout(batch, policy, model.pass_options) if head is None else None
+    sampler = Policy(policy.adapters, tuple(model.get_base_model_trainable_params())) if policy.trained else policy
+    sampled = fast.logits_of_rollout(batch, sampler, model.pass_options)
     if sampled is not None:
-        return sampled, None
+        return sampled, None if head is None else values_of_rollout(head, sampled, ids)
     found = fast.run(batch, policy, model.pass_options, everything=head is not None)
     if found is None:
         model.refuse_what_only_fast_passes_can("was given rows whose tokens are not one stretch between padding")
@@ -114,6 +116,16 @@ def fast_pass(
     values = found.everywhere(head(found.source.hidden.float())[:, 0])
     model.value_head_output = values.unsqueeze(-1)  # where the hook leaves it
     return found.logits, values
+
+
+def values_of_rollout(head: nn.Module, sampled: DeferredLogits, ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq"]:
+    """The head's values where the tokens of a rollout were chosen, from the vectors that chose them; elsewhere 0."""
+    view = sampled.view_
+    index = view.index[:, :-1]
+    values = torch.zeros(ids.shape, device=ids.device)
+    chosen = chosen_at(values, index.shape[1])
+    chosen[index >= 0] = head(view.source.hidden.float())[:, 0][index[index >= 0]]
+    return values
 
 
 class BridgedTransformer(nn.Module):
@@ -186,7 +198,10 @@ class BridgedTransformer(nn.Module):
         *,
         logits_to_keep: int | None = None,
     ) -> tuple[Float[Tensor, "batch kept vocab"], Float[Tensor, "batch seq"] | None]:
-        """Logits of the policy and the value of every position (None without a head), from one pass; no hook remains."""
+        """Logits of the policy and the value of every position (None without a head), from one pass; no hook remains.
+
+        Of a rollout that the policy, unchanged, has just sampled, values are given where its tokens were chosen, elsewhere 0.
+        """
         self.refuse_if_merged("forward_with_value_head")
         logits = forward_with_hooks(self.base_model, self.fwd_hooks, ids, attention_mask, logits_to_keep=logits_to_keep)
         return logits, self.values_of_pass()

@@ -18,6 +18,7 @@ from rlhf_lib.engine import PassOptions, is_fast, logits, plain_formulas, sped_u
 from rlhf_lib.engine.graphs import GraphedReader
 from rlhf_lib.engine.packing import pack
 from rlhf_lib.engine.weights import refuse_unknown
+from rlhf_lib.layout import chosen_at
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora, TransformerWithValueHead, TransformerWithValueHeadLora
 from rlhf_lib.objectives import calc_kl_penalty, token_entropy, token_kl
 from rlhf_lib.rollouts import get_logprobs, rollout
@@ -236,6 +237,22 @@ class TestScoringWhatWasSampled:
         with plain_formulas():
             plain = self.scored(adapted, sampled)
         torch.testing.assert_close(torch.as_tensor(fast * 1), plain, atol=1e-4, rtol=1e-4)  # the last position included
+
+    @pytest.mark.parametrize("kind", [TransformerWithValueHead, TransformerWithValueHeadLora])
+    def test_values_come_of_the_same_vectors(self, directories, monkeypatch, kind):
+        """No pass for a critic either: its values are right wherever a token was chosen."""
+        model = kind.from_pretrained(directories["llama"], device="cpu")
+        model.end_ids = sampled_with(model).ids[:, -GEN:].flatten().unique()[:60].tolist()
+        sampled = rollout(model, PROMPTS, GEN)
+        monkeypatch.setattr(model.base.passes.fast, "run", None)
+        inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": GEN + 1}
+        with torch.no_grad():
+            _, fast = model.forward_with_value_head(sampled.ids, **inputs)
+            with plain_formulas():
+                _, plain = model.forward_with_value_head(sampled.ids, **inputs)
+        fast, plain = (chosen_at(values, GEN) * sampled.mask for values in (fast, plain))
+        torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-4)
+        assert plain.abs().max() > 0.1
 
     def test_not_once_the_policy_has_changed(self, adapted):
         sampled = sampled_with(adapted)
