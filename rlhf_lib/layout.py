@@ -1,11 +1,11 @@
 """Where the tokens of a rollout lie: prompts on the left, completions in the last gen columns of [batch seq].
 
-Two prompts, of two tokens and of four, with gen_len 3; `.` is padding, a token's logits and value stand one column to its left,
-where it was chosen:
+Two prompts, of two tokens and of four, with gen_len 3; `-` is padding. A token's logits and value stand one column to its left,
+where it was chosen. The second completion ends at once:
 
     column            0   1   2   3   4   5   6
-    ids               .   .   Tom has  5   .  end     the second completion ends at once
-                      The sum of  5   end  .   .
+    ids               -   -  Tom has  5 toys end
+                     The sum of   5  end  -   -
     attention_mask    0   0   1   1   1   1   1       what a token may look at
                       1   1   1   1   1   0   0
     mask                              1   1   1       what is trained on, [batch gen]
