@@ -18,7 +18,7 @@ from arithmetic import MODELS, REACHED, RTX4090, SMOLLM2_1_7B, Gpu, Job, Sizing,
 from tabulate import tabulate
 
 from rlhf_lib.args import FAMILY, GrpoArgs, LoraArgs, ReftArgs, RewardModelArgs, RLHFArgs, SftArgs
-from rlhf_lib.recipes import RECIPES, recipe
+from rlhf_lib.recipes import FAMILY_RECIPE, RECIPES, recipe
 
 RESULTS = Path(__file__).parent / "results"
 A100 = Gpu()
@@ -147,7 +147,7 @@ def size(name: str, gpu: Gpu) -> tuple[str, str, str, str]:
 
 def recipes_page() -> str:
     """All recipes, on either GPU."""
-    names = sorted(file.stem for file in RECIPES.glob("*-gsm8k*.json"))
+    names = sorted(file.stem for file in RECIPES.glob("*-gsm8k*.json") if not file.stem.startswith(FAMILY_RECIPE))
     rows = [(name, *size(name, A100), *size(name, RTX4090)[2:]) for name in names]
     times = [f"{gpu.memory / 1e9:.0f} GB: {what}" for gpu in (A100, RTX4090) for what in ("seconds a phase", "hours in all")]
     table = tabulate(rows, ("recipe", "models", "GB needed", *times), tablefmt="github", disable_numparse=True)

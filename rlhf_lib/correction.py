@@ -47,17 +47,17 @@ def sampler_weights(
 
 
 def corrected(
-    memory: ReplayMemory, sampler_logprobs: Float[Tensor, "batch gen"], args: SamplerArgs
+    memory: ReplayMemory, sampler_logprobs: Float[Tensor, "batch gen"], mask: Mask, args: SamplerArgs
 ) -> tuple["CorrectedMemory", dict[str, Tensor]]:
     """The memory with advantages weighted as args.sampler_correction and args.sampler_cap say.
 
-    The figures are the mean weight, and the share of tokens whose ratio is over the cap.
+    The figures are the mean weight of the tokens that were sampled (`mask`), and the share whose ratio is over the cap.
     """
     inputs = (memory.logprobs, sampler_logprobs)
-    weights = sampler_weights(*inputs, args.sampler_cap, memory.mask, args.sampler_correction)
+    weights = sampler_weights(*inputs, args.sampler_cap, mask, args.sampler_correction)
     capped = 0.0 if args.sampler_correction.endswith("-mask") else args.sampler_cap
     shares = {"sampler_weight": weights, "sampler_capped": (weights == capped).float()}
-    figures = {name: reduce_tokens(share, memory.gen_len, memory.mask) for name, share in shares.items()}
+    figures = {name: reduce_tokens(share, memory.gen_len, mask) for name, share in shares.items()}
     return CorrectedMemory(memory, weights), figures
 
 

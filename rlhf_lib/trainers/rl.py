@@ -184,7 +184,7 @@ class RLTrainer(Trainer):
         """The phase's memory, its advantages weighted for the sampler where the arguments ask for it; that is logged."""
         if not self.args.corrects_sampler:
             return memory
-        memory, figures = corrected(memory, self.sampled.sampler_logprobs, self.args)
+        memory, figures = corrected(memory, self.sampled.sampler_logprobs, self.sampled.mask, self.args)
         self.log(**figures)
         return memory
 

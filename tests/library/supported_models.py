@@ -288,7 +288,8 @@ def check_gradients(case):
             for (parameter, _), (_, before) in zip(kept, kept, strict=True):
                 parameter.data.copy_(before)
         for name, gradient in in_files[0].items():
-            equal(gradient, expected[name] * in_files[1][name])  # a fused B has places that are not ours
+            theirs = expected[name] * in_files[1][name]  # a fused B has places that are not ours
+            equal(gradient, theirs, rounding=3e-4)  # that of both passes; it differs from processor to processor
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from rlhf_lib.layout import chosen_at, generated
 from rlhf_lib.memory import ReplayMemory
 from rlhf_lib.models import BridgedTransformer
 from rlhf_lib.models.loading import BUNDLED
-from rlhf_lib.rollouts import Rollout, joined, rollout
+from rlhf_lib.rollouts import Rollout, TokenScores, joined, rollout
 from rlhf_lib.tasks import Gsm8kTask, PocketTask, Prompts
 from rlhf_lib.trainers import TRAINERS
 from rlhf_lib.trainers.policy_gradient import PolicyGradientTrainer, overlong_penalty
@@ -203,6 +203,21 @@ class TestRows:
         penalty = overlong_penalty(sampled.lengths, 8, 0.2)
         assert penalty.max() > 0.99
         torch.testing.assert_close(rewards, trainer.rewarded.rewards - penalty)
+
+    def test_kl_in_every_tokens_reward_whitened_over_the_batch(self, build):
+        """REINFORCE++ by hand: reward minus the weighted log-ratios still to come, mean 0 and deviation 1 over real tokens."""
+        trainer = build("reinforce++", kl_coef=0.5)
+        sampled = rollout(trainer.model, ["Tom"] * 8, 20)
+        logprobs, ref_logprobs = (torch.randn(8, 20) * sampled.mask for _ in range(2))
+        logits = torch.zeros(8, 21, 3)
+        rewards = torch.tensor([0.0, 1.0] * 4)
+        found = trainer.compute_token_advantages(rewards, TokenScores(logits, logits, logprobs, ref_logprobs), sampled)
+        expected = torch.zeros(8, 20)
+        for i in range(8):
+            for t in range(int(sampled.mask[i].sum())):
+                expected[i, t] = rewards[i] - 0.5 * sum(logprobs[i, t:] - ref_logprobs[i, t:])
+        real = expected[sampled.mask == 1]
+        torch.testing.assert_close(found, (expected - real.mean()) / real.std() * sampled.mask, atol=1e-4, rtol=1e-4)
 
     def test_each_reward_is_normalised_on_its_own(self, build):
         """Weights count, and where a function abstained a completion has nothing of it."""

@@ -178,13 +178,12 @@ def test_reft_learns_and_resumes(make, word_problems, tmp_path):
 def test_self_training_learns_from_right_completions_alone(make):
     trainer = make("self-training", base_model="pocket", gen_len=30, batch_size=16)
     memory = trainer.rollout_phase()
-    right = torch.tensor(trainer.correct)
+    right = torch.tensor(trainer.rewarded.correct)
     assert 0 < right.sum() < 16
-    assert torch.equal(memory.advantages[:, 0].bool(), right)
+    assert torch.equal(memory.mask.any(dim=1), right)
     minibatch = memory.get_minibatches()[0]
     objective = trainer.compute_rlhf_objective(minibatch)
-    keep = minibatch.advantages.bool() & minibatch.mask.bool()
-    torch.testing.assert_close(objective.detach(), minibatch.logprobs[keep].mean(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(objective.detach(), minibatch.logprobs[minibatch.mask.bool()].mean(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """Training goes on from an adapter: where it starts, which reference the KL holds on to, resume bit for bit, wrong inputs."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
 
 from rlhf_lib.args import InputError, LoraArgs, SftArgs
+from rlhf_lib.engine import plain_formulas
 from rlhf_lib.models import TransformerWithLora, TransformerWithValueHeadLora
 from rlhf_lib.objectives import token_kl
 from rlhf_lib.trainers import TRAINERS
@@ -40,10 +42,13 @@ def trainer_of(name, adapter, tmp_path, **options):
 
 @pytest.mark.parametrize("name", ["grpo", "ppo-lora"])
 @pytest.mark.parametrize("plain", [False, True])
-def test_the_reference_is_the_one_that_was_named(name, plain, adapter, tmp_path, monkeypatch):
-    from rlhf_lib import engine
+def test_the_reference_is_the_one_that_was_named(name, plain, adapter, tmp_path):
+    with plain_formulas() if plain else nullcontext():
+        check_references(name, adapter, tmp_path)
 
-    monkeypatch.setitem(engine.switch.STATE, "fast", not plain)
+
+def check_references(name, adapter, tmp_path):
+    """What is called for the reference's logits is the adapter as it was, or its base model."""
     before = TransformerWithLora.from_adapter(adapter, device="cpu")
     with torch.no_grad():
         policy, base = before.forward_with_value_head(IDS)[0] * 1, before(IDS) * 1

@@ -103,11 +103,21 @@ def test_vote(run, tmp_path):
 
 def test_recipes_for_a_gpu_are_whole():
     """Every recipe is its algorithm's alone, parses into its arguments, and is for the task in its name."""
-    from rlhf_lib.recipes import RECIPES, recipe, recipe_names
+    from rlhf_lib.args import FAMILY
+    from rlhf_lib.recipes import FAMILY_RECIPE, RECIPES, family_recipe, recipe, recipe_names
 
     named = [(algorithm, name) for algorithm in cli.TRAINABLE for name in recipe_names(algorithm)]
+    of_family = recipe_names(FAMILY_RECIPE)
+    for algorithm in FAMILY:
+        for name in of_family:
+            args = family_recipe(FAMILY[algorithm], RECIPES / f"{name}.json")
+            assert (args.task, args.algorithm) == (name.removeprefix(f"{FAMILY_RECIPE}-"), algorithm)
+            assert all(getattr(args, option) == value for option, value in args.composition.options.items())
+    named += [("grpo", name) for name in of_family]
     assert sorted(name for _, name in named) == sorted(file.stem for file in RECIPES.glob("*.json"))
     for algorithm, name in named:
+        if name in of_family:
+            continue
         task = name.removeprefix(f"{algorithm}-").partition("-")[0]
         assert recipe(cli.TRAINABLE[algorithm], name).task == task
 

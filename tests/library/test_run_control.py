@@ -301,9 +301,9 @@ class Clock:
 
 def test_critic_phases_end_with_the_budget(make, monkeypatch):
     trainer = make("ppo", critic_phases=30, budget=3.5, total_phases=50)
-    clock = Clock(monkeypatch, "rlhf_lib.trainers.ppo.rollout")
+    clock = Clock(monkeypatch, "rlhf_lib.samplers.own.rollout")
     summary = trainer.train()
-    assert clock.counts["rlhf_lib.trainers.ppo.rollout"] == 5  # four of the critic, and the one phase that every run has
+    assert clock.counts["rlhf_lib.samplers.own.rollout"] == 5  # four of the critic, and the one phase that every run has
     assert summary["phases"] == 1
 
 
@@ -461,7 +461,7 @@ def test_more_phases_another_rate_and_the_change_is_kept(make, tmp_path):
 def test_what_cannot_change_is_refused_by_name(make, tmp_path):
     make("grpo").train()
     with pytest.raises(
-        InputError, match=r"kl_coef=0\.5 \(was 0\.1\), lora_rank=2 \(was 4\); .*total_phases.*base_lr.* may change"
+        InputError, match=r"lora_rank=2 \(was 4\), kl_coef=0\.5 \(was 0\.1\); .*total_phases.*base_lr.* may change"
     ):
         make("grpo", total_phases=9, kl_coef=0.5, lora_rank=2, resume=True)
     with pytest.raises(InputError, match="total_phases=3 is below the 4 phases that the run has had"):

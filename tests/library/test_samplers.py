@@ -242,13 +242,14 @@ class TestTraining:
         trainer.learning_phase(trainer.rollout_phase())
 
     def test_self_training_weighs_right_completions(self, make):
-        """Advantages of 1 give the plain mean; weights give the weighted sum over the number of right tokens."""
+        """Advantages of 1 give the plain mean; weights give the weighted sum over the number of right tokens, the mask's."""
         trainer = make("self-training", task="pocket", gen_len=4, batch_size=2, num_minibatches=1)
         ids = torch.randint(3, 500, (2, 9))
         logits, _ = trainer.model.forward_with_value_head(ids)
         logprobs = get_logprobs(logits, ids, 5)
         advantages = torch.tensor([[1.0, 0.5, 2.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
-        memory = ReplayMemory(trainer.args, ids, logprobs.detach(), advantages, None, None, mask=torch.ones(2, 4))
+        mask = torch.tensor([[1.0], [0.0]]).expand(2, 4)
+        memory = ReplayMemory(trainer.args, ids, logprobs.detach(), advantages, None, None, mask=mask)
         found = trainer.compute_rlhf_objective(memory.get_minibatches()[0])
         torch.testing.assert_close(found, (logprobs[0] * advantages[0]).sum() / 4)
 

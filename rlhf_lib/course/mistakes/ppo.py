@@ -555,7 +555,7 @@ BANK: dict[str, list[Mistake]] = {
             "ratio and advantages are multiplied by the mask, so that infinities turn into nan",
             ("hide(mb_advantages.detach(), mask)", "mb_advantages.detach() * (1 if mask is None else mask)"),
             (
-                "hide(logprobs - mb_logprobs.detach(), mask)",
+                "hide(logprobs - mb_logprobs.detach(), mask).clamp(max=LARGEST_LOG_RATIO)",
                 "((logprobs - mb_logprobs.detach()) * (1 if mask is None else mask))",
             ),
         ),
