@@ -304,11 +304,11 @@ class TestMasks:
         assert (prompts.prompts, prompts.columns) == (["b", "a"], {"answer": [2, 1]})
 
 
-QUICK = ("reinforce", "dapo", "latro")
+QUICK = ("dapo", "latro")
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(n, marks=pytest.mark.slow) for n in FAMILY if n not in QUICK)])
-@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize("rank", [4, pytest.param(None, marks=pytest.mark.slow)])
 def test_every_algorithm_trains(name, rank, build):
     """Adapters, or every weight; something moves, and nothing is NaN."""
     changes = {} if "group_size" in FAMILY[name].unread else {"group_size": 4}
