@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_lib.args.commands import CompareArgs, EvalArgs, ModelArgs, SampleArgs
+from rlhf_lib.args.policy_gradients import PolicyGradientArgs
 from rlhf_lib.args.reinforcement import ReftArgs, RLArgs, SamplerArgs
 from rlhf_lib.args.rules import InputError
 from rlhf_lib.args.supervised import RewardModelArgs, SftArgs
@@ -58,6 +59,9 @@ CONDITIONS = (
         ("sampler_cap", "sampler_correction"),
         lambda args: args.corrects_sampler,
         "nothing is weighted; add --correct-sampler, or another --sampler",
+    ),
+    Condition(
+        PolicyGradientArgs, ("kl_estimator",), lambda args: args.kl_coef > 0, "no KL is estimated; set --kl-coef, such as 0.01"
     ),
     Condition(
         TrainingArgs,

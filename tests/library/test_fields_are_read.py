@@ -29,6 +29,8 @@ UNDER_A_CONDITION = {  # fields that only another field's value brings to bear
     "sampler_directory": "sampler vllm-server",
     "sampler_timeout": "sampler vllm-server",
     "sampler_cap": "another sampler, or correct_sampler",
+    "sampler_correction": "another sampler, or correct_sampler",
+    "kl_estimator": "kl_coef",
     "reference": "adapter",
     "keep_solutions": "self_samples",
     "lora_alpha": "lora_rank or no adapter",
@@ -44,6 +46,11 @@ TAKEN_ALONG = {  # fields without effect that code for all algorithms looks at
     "critic_phases": "whether there are any",
     "rewards": "whether there are any",
     "reward_model": "whether there is one",
+    "clip_coef": "of the clip fractions that all log",
+    "clip_coef_high": "likewise",
+    "refill_draws": "whether there are any",
+    "overlong_share": "whether there is one",
+    "mask_truncated": "whether it is asked for",
 }
 
 
@@ -93,6 +100,7 @@ def tiny_run(neo_dir, gsm8k_dir, roberta_dir, tmp_path):
             "reward-model": {"reward_base": str(roberta_dir), "samples": 2, "with_solutions": True, "kind": "verifier"},
             "reft": {"warmup_problems": 4, "warmup_batch_size": 4},
             "grpo": {"group_size": 2},
+            "latro": {"gen_len": 16},
         }
         return {**run, **own.get(algorithm, {})}
 
