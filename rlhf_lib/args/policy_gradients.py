@@ -85,6 +85,10 @@ def without_effect(name: str, algorithm: Algorithm) -> dict[str, str]:
     if not algorithm.is_grouped:
         found["group_size"] = f"{name} compares no completions of a prompt with each other"
         found["refill_draws"] = f"{name} has no groups, whose spread could be missing"
+    if algorithm.each_reward:
+        found["overlong_share"] = (
+            f"{name} learns from each reward function on its own, which a penalty on their sum would not reach"
+        )
     if name in JUDGED:
         found |= dict.fromkeys(("rewards", "reward_model"), f"{name} learns from right answers, whatever is rewarded; use grpo")
         found["overlong_share"] = f"{name} knows right and wrong only"

@@ -34,18 +34,18 @@ class PolicyGradientTrainer(GrpoTrainer):
     def sample_and_reward(self) -> tuple[Rollout, Float[Tensor, " batch"]]:
         """As of every algorithm; groups without spread are drawn anew where args.refill_draws allows it."""
         super().sample_and_reward()
-        args, sampled = self.args, self.sampled
+        args = self.args
         if args.refill_draws:
             first = Drawn(self.sampled, self.rewarded)
             drawn, figures = refilled(first, self.draw_more, self.completions_per_prompt, args.refill_draws)
-            self.sampled, self.rewarded = sampled, _ = drawn.sampled, drawn.rewarded
+            self.sampled, self.rewarded = drawn.sampled, drawn.rewarded
             self.log(**figures)
         rewards = self.rewarded.rewards
         if args.overlong_share:
-            penalty = overlong_penalty(sampled.lengths, args.gen_len, args.overlong_share).to(rewards.device)
+            penalty = overlong_penalty(self.sampled.lengths, args.gen_len, args.overlong_share).to(rewards.device)
             self.log(overlong_penalty=penalty.mean())
             rewards = rewards - penalty
-        return sampled, rewards
+        return self.sampled, rewards
 
     def draw_more(self, draw: int) -> Drawn:
         """Another batch of prompts of this phase, sampled and rewarded."""
