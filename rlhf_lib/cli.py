@@ -107,7 +107,7 @@ def train(rest: list[str]) -> int:
     args = parse_and_load(TRAINABLE[algorithm], without(rest, "recipe"), f"rlhf train {algorithm}", default)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        args = as_one_of_several(algorithm, args)
+        args = as_one_of_several(args)
 
     from rlhf_lib.trainers import TRAINERS
 
@@ -115,12 +115,10 @@ def train(rest: list[str]) -> int:
     return 0
 
 
-def as_one_of_several(algorithm: str, args: Any) -> Any:
+def as_one_of_several(args: Any) -> Any:
     """The arguments of one of torchrun's processes, which has joined the others: the device is its own."""
     from rlhf_lib import parallel
 
-    if algorithm in ("sft", "reward-model"):
-        raise InputError(f"rlhf train {algorithm} runs in one process; start it without torchrun")
     return replace(args, device=parallel.start(args.device))
 
 

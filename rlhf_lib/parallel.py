@@ -45,6 +45,11 @@ def is_first() -> bool:
     return number() == 0
 
 
+def device_type() -> str:
+    """Where tensors must be that processes exchange: cuda or cpu."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
+
+
 def start(device: str) -> str:
     """Join the other processes if torchrun has started several; returns the device that is this process's.
 
@@ -144,9 +149,19 @@ def agree(mine: bool) -> bool:
     """Whether any process says so."""
     if count() == 1:
         return mine
-    votes = torch.tensor(float(mine), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    votes = torch.tensor(float(mine), device=device_type())
     dist.all_reduce(votes)
     return bool(votes > 0)
+
+
+@noticing_loss
+def most(mine: int) -> int:
+    """The largest of all processes' numbers."""
+    if count() == 1:
+        return mine
+    numbers = torch.tensor(mine, device=device_type())
+    dist.all_reduce(numbers, dist.ReduceOp.MAX)
+    return int(numbers)
 
 
 @noticing_loss
@@ -169,7 +184,7 @@ class SumOfParts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """What every process computes from the whole, it computes alike: the part's gradient is there already."""
-        if not WAITING:
+        if ctx.parameters and not WAITING:
             torch.autograd.Variable._execution_engine.queue_callback(sum_gradients)
         for parameter in ctx.parameters:
             if not any(parameter is other for other, _ in WAITING):
@@ -178,11 +193,19 @@ class SumOfParts(torch.autograd.Function):
         return gradient, None
 
 
+def is_share(tensor: Tensor) -> bool:
+    """Whether a tensor is spread over processes, so that each has a share of it."""
+    return hasattr(tensor, "full_tensor")
+
+
 def sum_of_parts(part: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """The sum over processes; the backward pass ends with gradients of `parameters` summed over processes."""
+    """The sum over processes; the backward pass ends with gradients of `parameters` summed over processes.
+
+    Those that are spread over processes look after themselves.
+    """
     if count() == 1:
         return part
-    parameters = tuple(parameters)
+    parameters = tuple(parameter for parameter in parameters if not is_share(parameter))
     if torch.is_grad_enabled() and parameters and not part.requires_grad:
         part = part + 0 * parameters[0].sum()  # a process without rows takes part in the backward pass too
     return SumOfParts.apply(part, parameters)

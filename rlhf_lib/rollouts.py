@@ -286,8 +286,7 @@ def decode_fast(
         gen_len,
         end_ids,
         pad_id,
-        lambda rows, own: engine.Sampler(rows, temperature, truncate, own),
-        generator,
+        lambda batch, first: engine.Sampler(batch, temperature, truncate, generator, first),
     )
     return NotImplemented if columns is None else Decoded(*columns)
 
@@ -357,7 +356,7 @@ def sampling_parts(model: Any) -> tuple[Any, AbstractContextManager[Callable[[In
 def policy_of(model: Any) -> Iterator[Callable[[Int[Tensor, "batch prefix"]], Decoder]]:
     """Inside, the base model is the policy, and the engine knows by which trained parameters."""
     passes = model.base.passes
-    with passes.sampling_from(model.get_base_model_trainable_params(), model.pass_options), model.merged():
+    with passes.sampling_from(model.sampled_policy, model.pass_options), model.merged():
         yield partial(PolicyDecoder, passes)
 
 

@@ -115,6 +115,9 @@ class RLArgs(SamplerArgs, AdapterArgs, TaskArgs, TrainingArgs):
     """Compute each layer's activations again in the backward pass instead of keeping them."""
     autocast: bool = False
     """Compute matrix products in bfloat16 whatever dtype the weights are kept in; for float32 training on a GPU."""
+    shard: bool = False
+    """Of several processes (torchrun), let each keep a share of every weight, gradient and moment in place of copies (FSDP2);
+    one process keeps all."""
 
     # sampling
     top_k: Count | None = None

@@ -41,6 +41,8 @@ class Block:
     """Whether attention and MLP run side by side."""
     branch_scale: float = 1.0
     """What attention and MLP are multiplied by before they are added (Granite)."""
+    holder: Any = None
+    """The module that has its weights."""
 
     def __call__(
         self, x: Vectors, attend: Attend, rotations: dict[str | None, Rotation], adapters: Adapters
@@ -150,5 +152,6 @@ def block_of(number: int, module: Any, offset: float, **variant: Any) -> Block:
         after_mlp=norm(module, "ln2_post"),
         q_norm=norm(attention, "q_norm"),
         k_norm=norm(attention, "k_norm"),
+        holder=module,
         **variant,
     )

@@ -147,7 +147,7 @@ class GroupedCache:
 
 def empty_store(weights: Weights, rows: int, slots: int) -> Store:
     """Memory for every layer."""
-    like, shape = weights.embedding.weight, (rows, weights.kv_heads, slots, weights.head_width)
+    like, shape = weights.no_vectors(), (rows, weights.kv_heads, slots, weights.head_width)
     return [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in weights.blocks]
 
 

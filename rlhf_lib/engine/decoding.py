@@ -7,10 +7,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rlhf_lib import parallel
 from rlhf_lib.engine.blocks import Block
 from rlhf_lib.engine.cache import Cache, GroupedCache, ReadCache, ReadPrompts
 from rlhf_lib.engine.packing import Packing, pack
+from rlhf_lib.engine.parts import Adapters
+from rlhf_lib.engine.trunk import through_layers
 from rlhf_lib.engine.weights import Weights
+from rlhf_lib.sharding import with_whole
 
 LEAVE_BELOW = 0.8  # share of rows still running at which the others leave the batch
 GROUPED_FROM = 2  # rows a prompt, on average, from which prompts are kept once
@@ -38,6 +42,7 @@ class Reader:
     def __init__(self, weights: Weights):
         self.weights = weights
         self.device = weights.embedding.weight.device
+        self.adapters: Adapters = {}  # those that are not merged
         self.forget()
 
     def forget(self) -> None:
@@ -71,18 +76,25 @@ class Reader:
         self, ids: Int[Tensor, " tokens"], positions: Int[Tensor, " tokens"], attend: Callable[..., Tensor]
     ) -> Float[Tensor, "tokens width"]:
         """Every token's vector after the last norm."""
-        x, rotations = self.weights.embed(ids, positions)
-        for block in self.blocks:
-            x = block(x, attend, rotations, {})
-        return self.weights.last_norm(x)
+        inputs = (self.weights, self.blocks, ids, positions, attend, self.adapters)
+        return with_whole(self.weights.hf, through_layers, *inputs)
 
 
 class Sampler:
-    """Draws tokens as `rlhf_lib.rollouts.sample_tokens` does, with the same random numbers, whichever rows are left."""
+    """Draws tokens as `rlhf_lib.rollouts.sample_tokens` does, with the same random numbers, whichever rows are left.
 
-    def __init__(self, batch: int, temperature: float, truncate: Truncate | None, generator: torch.Generator | None):
+    Of several processes each draws the numbers of all rows and takes those of its own, so that a row's tokens do not depend on
+    how many processes there are.
+    """
+
+    def __init__(
+        self, batch: int, temperature: float, truncate: Truncate | None, generator: torch.Generator | None, first: int = 0
+    ):
+        """`batch` is how many rows there are in all, `first` where this process's begin among them."""
         self.batch, self.temperature, self.truncate, self.generator = batch, temperature, truncate, generator
+        self.first = first
         self.wanted: list[int] | None = None  # rows that are left, as of the last draw
+        self.vocab = self.draws = 0
 
     def __call__(
         self, logits: Float[Tensor, "vectors vocab"], rows: Int[Tensor, " rows"], vector_of: Int[Tensor, " rows"] | None
@@ -96,14 +108,16 @@ class Sampler:
         if self.temperature == 0:
             tokens = logits.argmax(dim=-1) if vector_of is None else logits.argmax(dim=-1)[vector_of]
         else:
-            tokens = kept.exp().div_(self.noise(rows, logits.shape[-1])).argmax(dim=-1)
+            tokens = kept.exp().div_(self.noise(rows + self.first, logits.shape[-1])).argmax(dim=-1)
         taken = logprobs.gather(1, tokens[:, None])[:, 0]
         return tokens, taken, taken if self.truncate is None else kept.gather(1, tokens[:, None])[:, 0]
 
     def noise(self, rows: Int[Tensor, " rows"], vocab: int) -> Float[Tensor, "rows vocab"]:
         """Exponential random numbers for these rows of the batch: what torch.multinomial divides probabilities by."""
+        self.vocab, self.draws = vocab, self.draws + 1
         if rows.device.type != "cpu":
-            return torch.empty(len(rows), vocab, device=rows.device).exponential_(1, generator=self.generator)
+            noise = torch.empty(self.batch, vocab, device=rows.device).exponential_(1, generator=self.generator)
+            return noise if len(rows) == self.batch else noise[rows]
         if self.wanted is None or len(self.wanted) != len(rows):
             self.wanted = rows.tolist()
         noise, place = torch.empty(len(rows), vocab), 0
@@ -117,6 +131,12 @@ class Sampler:
                 noise[place : place + len(mine)] = chosen.neg_().add_(1).log_().neg_()  # Tensor.exponential_, a third the time
                 place += len(mine)
         return noise
+
+    def catch_up(self, device: torch.device) -> None:
+        """Draw what other processes have drawn since this one's rows had ended, so that all go on from the same state."""
+        vocab, draws = parallel.most(self.vocab), parallel.most(self.draws)
+        while self.draws < draws:
+            self.noise(torch.arange(self.batch, device=device), vocab)
 
 
 class Drawn:
@@ -172,7 +192,7 @@ def sample(
     """Columns of tokens, mask and log-probabilities, and what they were drawn from; None: prompts that are not covered."""
     drawn, ends = Drawn(ids, gen_len, pad_id), torch.tensor(end_ids, device=ids.device, dtype=ids.dtype)
     if not len(ids):
-        return drawn, drawn.kept(ids, attention_mask, reader.weights.embedding.weight[:0])
+        return drawn, drawn.kept(ids, attention_mask, reader.weights.no_vectors())
     packing = pack(ids, attention_mask, 0)
     if packing is None:
         return None
@@ -192,9 +212,9 @@ def sample(
             going = ~torch.isin(tokens, ends)
             running = going if running is None else running & going
             left = int(running.sum())
-            if left == 0:
+            if not reader.weights.any_needs_layers(left > 0):
                 break
-            if reader.rows_leave and left < LEAVE_BELOW * len(rows):
+            if reader.rows_leave and 0 < left < LEAVE_BELOW * len(rows):
                 stay = running.nonzero()[:, 0]
                 reader.cache.keep(stay, step)
                 rows, tokens, running = rows[stay], tokens[stay], None

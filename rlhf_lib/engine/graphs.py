@@ -134,5 +134,6 @@ def captured(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def reader_for(weights: Weights) -> Reader:
-    """The Reader for the device that the weights are on."""
-    return GraphedReader(weights) if weights.embedding.weight.device.type == "cuda" else Reader(weights)
+    """The Reader for the device that the weights are on; a graph could not gather weights that are spread."""
+    is_graphed = weights.embedding.weight.device.type == "cuda" and not weights.is_sharded
+    return GraphedReader(weights) if is_graphed else Reader(weights)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rlhf_lib import parallel
 from rlhf_lib.engine.weights import Weights
+from rlhf_lib.sharding import make_whole
 
 DENSE_NUMBERS = 2**23  # logits up to this many (32 MB) are computed at once and kept for the backward pass
 CHUNK_NUMBERS = {"cpu": 2**22, "cuda": 2**26}  # how many logits a chunk has beyond that
@@ -47,7 +48,7 @@ class Source:
     def __post_init__(self) -> None:
         """Remember the state of the unembedding."""
         if self.version is None:
-            self.version = self.weights.unembedding.weight._version
+            self.version = self.weights.version
 
     @property
     def vocab(self) -> int:
@@ -61,7 +62,7 @@ class Source:
 
     def unembed(self, hidden: Float[Tensor, "rows width"]) -> Float[Tensor, "rows vocab"]:
         """Logits in float32."""
-        if self.weights.unembedding.weight._version != self.version:
+        if self.weights.version != self.version:
             raise RuntimeError("the weights have changed since these logits were asked for; use them before the update")
         product = torch.autocast(hidden.device.type, torch.bfloat16, enabled=self.autocast)
         with product, torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_data):
@@ -91,7 +92,8 @@ class View:
     normalised: bool = False
 
     def completed(self) -> "View":
-        """The same with every vector there."""
+        """The same with every vector there, and the unembedding whole."""
+        make_whole(self.source.weights.hf)
         missing = self.index <= -2
         if self.source.complete is None or not missing.any():
             return self

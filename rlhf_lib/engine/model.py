@@ -14,15 +14,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlhf_lib import parallel
+from rlhf_lib.args import require
 from rlhf_lib.engine.decoding import Sampled, Sampler, sample
 from rlhf_lib.engine.graphs import reader_for
 from rlhf_lib.engine.logits import DeferredLogits, Source, View
-from rlhf_lib.engine.packing import pack, together
+from rlhf_lib.engine.packing import Packing, pack, together
 from rlhf_lib.engine.parts import Adapters
 from rlhf_lib.engine.switch import is_fast
 from rlhf_lib.engine.trunk import run_trunk
 from rlhf_lib.engine.weights import Weights
+from rlhf_lib.sharding import is_sharded
 
+HARMLESS_HOOKS = ("transformer_lens", "torch.distributed")  # a bridge's on its norms, and FSDP2's that gather weights
 State = list[tuple[Tensor, int]]  # parameters, and how often each had been written to
 
 
@@ -118,20 +121,18 @@ class FastModel:
         rows = batch.own_rows
         ids, attention_mask = batch.ids[rows], batch.attention_mask[rows]
         order = together(ids[:, : ids.shape[1] - batch.gen_len]) if options.micro_batch_size else torch.arange(len(ids))
-        hidden: list[Tensor] = []
+        micro_batches = order.to(ids.device).split(options.micro_batch_size or len(ids)) if len(ids) else ()
+        along = (parallel.most(len(micro_batches)) if self.weights.is_sharded else len(micro_batches)) - len(micro_batches)
+        hidden = [self.weights.no_vectors()]
         index = torch.full_like(ids, -1)
-        for some in order.to(ids.device).split(options.micro_batch_size or len(ids)) if len(ids) else ():
+        for some in micro_batches:
             packing = pack(ids[some], attention_mask[some], batch.gen_len)
             if packing is None:
                 return None
-            again = options.micro_batch_size is not None and torch.is_grad_enabled()
-            inputs = (self.weights, packing, policy.adapters, options.checkpoint_activations)
-            with self.precision(options):
-                part = checkpoint(run_trunk, *inputs, use_reentrant=False) if again else run_trunk(*inputs)
             index[some] = torch.where(packing.index >= 0, packing.index + sum(map(len, hidden)), -1)
-            hidden.append(part)
-        width = self.weights.embedding.weight.shape[1]
-        vectors = torch.cat(hidden) if hidden else self.weights.embedding.weight.new_zeros(0, width)
+            hidden.append(self.through_trunk(packing, policy, options))
+        hidden += self.along_with_others(along, batch, policy, options)
+        vectors = torch.cat(hidden)
         if not everything:
             vectors, index = needed_vectors(vectors, index, batch.kept)
         is_data = not torch.is_grad_enabled()
@@ -143,6 +144,23 @@ class FastModel:
         everywhere = torch.full_like(batch.ids, -1)
         everywhere[rows] = index
         return Pass(source, everywhere, batch.kept)
+
+    def through_trunk(self, packing: Packing, policy: Policy, options: PassOptions) -> Float[Tensor, "tokens width"]:
+        """Every token's vector; of a micro-batch they are computed anew in the backward pass."""
+        again = options.micro_batch_size is not None and torch.is_grad_enabled()
+        inputs = (self.weights, packing, policy.adapters, options.checkpoint_activations)
+        with self.precision(options):
+            return checkpoint(run_trunk, *inputs, use_reentrant=False) if again else run_trunk(*inputs)
+
+    def along_with_others(
+        self, count: int, batch: Batch, policy: Policy, options: PassOptions
+    ) -> Iterator[Float[Tensor, "none width"]]:
+        """No vectors, from as many passes of a row that does not count.
+
+        Where weights are spread over processes, nobody's layers are whole unless all pass through them, forward and backward.
+        """
+        for _ in range(count):
+            yield self.through_trunk(pack(batch.ids[:1], batch.attention_mask[:1], batch.gen_len), policy, options)[:0]
 
     def precision(self, options: PassOptions) -> Any:
         """The context in which matrix products have the number format asked for.
@@ -219,12 +237,12 @@ def shared_with_all(source: Source, index: Int[Tensor, "rows kept"]) -> tuple[So
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a hook runs at this module that may change values; the ones that a bridge keeps on its norms do not."""
+    """Whether a hook runs at this module that may change values."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     if type(module).__name__ == "HookPoint":
         return bool(hooks)
     own = (hook for hook in hooks if not getattr(hook, "changes_no_values", False))
-    return any(not getattr(hook, "__module__", "").startswith("transformer_lens") for hook in own)
+    return any(not getattr(hook, "__module__", "").startswith(HARMLESS_HOOKS) for hook in own)
 
 
 def state_of(parameters: Iterable[Tensor]) -> State:
@@ -262,18 +280,34 @@ class Passes:
         found = self.covering if is_fast() else None
         return found if found is not None and found.is_as_loaded else None
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are spread over processes."""
+        return is_sharded(self.hf)
+
+    def shard(self) -> None:
+        """Spread the weights over the processes.
+
+        Raises:
+            InputError: a model that is not covered.
+        """
+        require(self.covering is not None, "shard needs the fast passes, which do not cover this model; leave shard out")
+        self.covering.weights.shard()
+        self.covering.reader = reader_for(self.covering.weights)
+
     @contextmanager
-    def sampling_from(self, parameters: Iterable[Tensor], options: PassOptions) -> Iterator[None]:
-        """Inside, what is sampled is the policy that these trained parameters make."""
+    def sampling_from(self, policy: Policy, options: PassOptions) -> Iterator[None]:
+        """Inside, what is sampled is this policy; its adapters are merged, but for weights that are spread over processes."""
         model = self.fast
         if model is None:
             yield
             return
-        model.policy, model.options = state_of(parameters), options
+        model.policy, model.options = state_of(policy.trained), options
+        model.reader.adapters = policy.adapters if self.is_sharded else {}
         try:
             yield
         finally:
-            model.policy, model.options = None, PassOptions()
+            model.policy, model.options, model.reader.adapters = None, PassOptions(), {}
 
     def decode(
         self,
@@ -282,32 +316,31 @@ class Passes:
         gen_len: int,
         end_ids: list[int],
         pad_id: int,
-        make_sampler: Callable[[int, torch.Generator | None], Sampler],
-        generator: torch.Generator | None,
+        make_sampler: Callable[[int, int], Sampler],
     ) -> list[Tensor] | None:
         """The sampling loop of `rlhf_lib.rollouts.decode`; None where it is not covered.
 
-        Of several processes each samples its own rows, from random numbers of its own: torch's global ones, or the generator,
-        stay alike on all of them.
+        Of several processes each samples its own rows: the tokens that one process would, but for what rounding decides.
+        `make_sampler` is called with the number of all rows and where this process's begin.
         """
         model = self.fast
         if model is None:
             return None
         model.sampled = None
         rows = parallel.own_rows(ids)
-        if parallel.count() > 1:
-            device = generator.device if generator is not None else torch.device("cpu")
-            seed = int(torch.randint(2**62, (), generator=generator, device=device))
-            generator = torch.Generator(ids.device).manual_seed(seed + parallel.number())
+        count = len(ids[rows])
+        if self.is_sharded and not count:
+            rows = slice(0, 1)  # to pass along with the others
         if model.reader.device != ids.device:
             model.reader = reader_for(model.weights)
-        sampler = make_sampler(len(ids[rows]), generator)
+        sampler = make_sampler(len(ids), rows.start)
         with model.precision(model.options):
             result = sample(model.reader, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)
         if result is None:
             return None
+        sampler.catch_up(ids.device)
         drawn, sampled = result
         if model.policy is not None and sampled.hidden.dtype == torch.float32 and not model.options.autocast:
             model.sampled = (sampled, model.policy)
         columns = (drawn.tokens, drawn.mask, drawn.logprobs, drawn.sampler_logprobs)
-        return [parallel.gather_rows(column) for column in columns]
+        return [parallel.gather_rows(column[:count]) for column in columns]

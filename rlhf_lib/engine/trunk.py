@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rlhf_lib.engine.blocks import Attend, Block
 from rlhf_lib.engine.packing import Packing, Rectangle
 from rlhf_lib.engine.parts import Adapters, Reading
 from rlhf_lib.engine.weights import Weights
+from rlhf_lib.sharding import with_whole
 
 Heads = Float[Tensor, "rows heads length d_head"]
 
@@ -65,9 +67,23 @@ def run_trunk(
     weights: Weights, packing: Packing, adapters: Adapters, checkpoint_layers: bool = False
 ) -> Float[Tensor, "tokens width"]:
     """Every token's vector after the last norm, in the packing's order."""
-    x, rotations = weights.embed(packing.ids, packing.positions)
-    attend, again = PackedAttention(packing), checkpoint_layers and torch.is_grad_enabled()
-    for block in weights.blocks:
-        inputs = (x, attend, rotations, adapters)
-        x = checkpoint(block, *inputs, use_reentrant=False) if again else block(*inputs)
+    again = checkpoint_layers and torch.is_grad_enabled()
+    inputs = (weights, weights.blocks, packing.ids, packing.positions, PackedAttention(packing), adapters, again)
+    return with_whole(weights.hf, through_layers, *inputs)
+
+
+def through_layers(
+    weights: Weights,
+    blocks: list[Block],
+    ids: Int[Tensor, " tokens"],
+    positions: Int[Tensor, " tokens"],
+    attend: Attend,
+    adapters: Adapters,
+    again: bool = False,
+) -> Float[Tensor, "tokens width"]:
+    """Every token's vector after the last norm; with `again` layers are computed anew in the backward pass."""
+    x, rotations = weights.embed(ids, positions)
+    for block in blocks:
+        inputs = (block.holder, block, x, attend, rotations, adapters)
+        x = checkpoint(with_whole, *inputs, use_reentrant=False) if again else with_whole(*inputs)
     return weights.last_norm(x)

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rlhf_lib import parallel
 from rlhf_lib.engine.blocks import Block, FusedBlock, block_of
 from rlhf_lib.engine.parts import Norm, Reading, Rotation, bare, linear
+from rlhf_lib.sharding import is_sharded, shard
 
 FIXED_ROTATIONS = ("default", "linear", "llama3")  # rotary embeddings whose angles do not depend on the sequence's length
 FUSED_NUMBERS = 2**25  # numbers of a model whose weights may be copied for a rollout
@@ -70,6 +72,7 @@ class Weights:
         family = FAMILIES[config.model_type]
         trunk = getattr(hf, family.trunk)
         self.hf = hf
+        self.width = config.hidden_size
         self.heads = config.num_attention_heads
         self.kv_heads = getattr(config, "num_key_value_heads", None) or self.heads
         self.head_width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -79,13 +82,41 @@ class Weights:
         self.rotary = bare(trunk.rotary_emb) if hasattr(trunk, "rotary_emb") else None
         self.last_norm = Norm(bare(getattr(trunk, family.norm)), family.norm_offset)
         self.unembedding = bare(hf.get_output_embeddings())
+        self.counted: Tensor | None = None  # what stands for the unembedding's weight where that is gathered
         self.logit_divisor = getattr(config, "logits_scaling", None) or 1.0
         self.logit_cap = getattr(config, "final_logit_softcapping", None)
-        layers = enumerate(getattr(trunk, family.blocks))
-        self.blocks = [block_of(i, module, family.norm_offset, **variant_of(i, module, config, family)) for i, module in layers]
+        self.layers = list(getattr(trunk, family.blocks))
+        self.blocks = [
+            block_of(i, module, family.norm_offset, **variant_of(i, module, config, family))
+            for i, module in enumerate(self.layers)
+        ]
         maps = [m for b in self.blocks for m in (b.q, b.k, b.v, b.o, b.up, b.gate, b.down) if m is not None]
         if any(type(m.module).__name__ not in ("Linear", "Conv1D") for m in maps):
             raise ValueError("quantised weights")
+
+    @property
+    def version(self) -> int:
+        """How often the unembedding has been written to."""
+        return (self.unembedding.weight if self.counted is None else self.counted)._version
+
+    def shard(self) -> None:
+        """Spread the weights over processes."""
+        shard(self.hf, self.layers)
+        self.counted = self.unembedding.weight
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are spread over processes, so that all must pass through the layers equally often."""
+        return is_sharded(self.hf)
+
+    def any_needs_layers(self, mine: bool) -> bool:
+        """Whether this process has more to pass through the layers, or must pass along since another one has."""
+        return parallel.agree(mine) if self.is_sharded else mine
+
+    def no_vectors(self) -> Float[Tensor, "none width"]:
+        """The vectors of no token."""
+        weight = self.embedding.weight
+        return torch.empty(0, self.width, dtype=weight.dtype, device=weight.device)
 
     @property
     def windows(self) -> set[int]:
@@ -95,7 +126,7 @@ class Weights:
     def blocks_for_sampling(self) -> list[Block]:
         """The layers as a rollout runs them, adapters merged: of a small model on a CPU with fused copies of the weights."""
         numbers = sum(p.numel() for p in self.hf.parameters())
-        is_worth_it = self.embedding.weight.device.type == "cpu" and numbers <= FUSED_NUMBERS
+        is_worth_it = self.embedding.weight.device.type == "cpu" and numbers <= FUSED_NUMBERS and not self.is_sharded
         return [FusedBlock.of(block) for block in self.blocks] if is_worth_it else self.blocks
 
     def embed(

@@ -123,11 +123,11 @@ def check_engine(passes: engine.Passes, ids: Int[Tensor, "2 tokens"], attention_
     first = ids.shape[1] - PROBE_STEPS
     ids, attention_mask = ids[:, :first], attention_mask[:, :first]
 
-    def greedy(rows: int, generator: torch.Generator | None) -> engine.Sampler:
-        return engine.Sampler(rows, 0.0, None, generator)
+    def greedy(batch: int, first: int) -> engine.Sampler:
+        return engine.Sampler(batch, 0.0, None, None, first)
 
     hf = passes.hf
-    columns = passes.decode(ids, attention_mask, PROBE_STEPS, [], 0, greedy, torch.Generator(ids.device))
+    columns = passes.decode(ids, attention_mask, PROBE_STEPS, [], 0, greedy)
     if columns is None:
         return
     tokens, _, logprobs, _ = columns

@@ -16,12 +16,14 @@ from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_AR
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from rlhf_lib import parallel
 from rlhf_lib.args import InputError
 from rlhf_lib.engine import Passes
 from rlhf_lib.finite import require_finite
 from rlhf_lib.lora.fused import FusedMap, find_fused_maps, live
 from rlhf_lib.models import checkpoint
 from rlhf_lib.models.bridging import build_bridge
+from rlhf_lib.sharding import for_first
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BUNDLED = {"pocket": ASSETS / "pocket"}
@@ -80,6 +82,26 @@ class LoadedBase:
     dropout: dict[str, float]
     fused: list[FusedMap]
     passes: Passes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights are spread over processes."""
+        return self.passes.is_sharded
+
+    def shard(self) -> None:
+        """Spread the weights over the processes that torchrun has started, each of which keeps a share of every tensor.
+
+        Raises:
+            InputError: a model that the fast passes do not cover.
+        """
+        places = {
+            id(parameter): (module, name)
+            for module in self.bridge.modules()
+            for name, parameter in module.named_parameters(recurse=False)
+        }
+        self.passes.shard()
+        found = {name: places.get(id(parameter)) for name, parameter in self.parameters.items()}
+        self.parameters |= {name: getattr(*place) for name, place in found.items() if place is not None}
 
 
 def resolve_name(name_or_path: str | os.PathLike, what: str = "base_model") -> str:
@@ -183,16 +205,22 @@ def end_token_ids(base: LoadedBase) -> list[int]:
 def save_base(base: LoadedBase, directory: str | os.PathLike) -> Path:
     """Write a Hugging Face directory (weights, configuration, tokenizer) of the bridge's current weights.
 
+    Where they are spread over processes, all must call this, and the first one writes.
+
     Raises:
         InputError: weights that are NaN or infinite; nothing is written.
     """
     directory = Path(directory)
-    state = {name: tensor.detach().cpu().clone() for name, tensor in (base.parameters | base.buffers).items()}
+    state = {name: for_first(tensor) for name, tensor in (base.parameters | base.buffers).items()}
+    is_writer = parallel.is_first() or not base.is_sharded
     for fused in base.fused:
         for kind in ("weight", "bias"):
             if f"{fused.path}.{kind}" in state:
-                parts = {name: getattr(live(base.bridge, fused.block, name), kind) for name in fused.rows}
-                state[f"{fused.path}.{kind}"] = fused.put_together(parts).detach().cpu().clone()
+                parts = {name: for_first(getattr(live(base.bridge, fused.block, name), kind)) for name in fused.rows}
+                if is_writer:
+                    state[f"{fused.path}.{kind}"] = fused.put_together(parts)
+    if not is_writer:
+        return directory
     remedy = "it is not saved; start from weights that are whole, with a lower learning rate or a smaller alpha"
     require_finite(((name, state[name]) for name in base.parameters), "the model to save", remedy)
     hf = base.bridge.original_model

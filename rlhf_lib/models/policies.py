@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from rlhf_lib.lora.elsewhere import SavedAdapter, load_adapter, read_adapter, re
 from rlhf_lib.lora.peft_format import PeftNames, save_adapter
 from rlhf_lib.models import checkpoint, loading
 from rlhf_lib.models.caching import check_sampling
+from rlhf_lib.sharding import for_first, is_sharded, parameters_of, shard
 
 HEAD_FILE = "value_head.safetensors"
 GIVE_HOOKS = ("fwd_hooks", "lora_fwd_hooks", "value_head_hook")
@@ -82,9 +84,8 @@ def fast_policy_pass(
     if not model.has_only_own_hooks:
         model.refuse_what_only_fast_passes_can("has hooks of your own")
         return NotImplemented
-    lora, head = getattr(model, "lora", None), getattr(model, "value_head", None)
-    trained = (*model.get_base_model_trainable_params(), *model.get_value_head_params())
-    policy = Policy({} if lora is None else dict(lora.adapters), trained)
+    sampled, head = model.sampled_policy, getattr(model, "value_head", None)
+    policy = Policy(sampled.adapters, (*sampled.trained, *model.get_value_head_params()))
     return fast_pass(model, policy, head, ids, attention_mask, logits_to_keep)
 
 
@@ -103,8 +104,8 @@ def fast_pass(
         return NotImplemented
     mask = torch.ones_like(ids) if attention_mask is None else attention_mask
     batch = Batch(ids, mask, ids.shape[1] if logits_to_keep is None else min(logits_to_keep, ids.shape[1]))
-    sampler = Policy(policy.adapters, tuple(model.get_base_model_trainable_params())) if policy.trained else policy
-    sampled = fast.logits_of_rollout(batch, sampler, model.pass_options)
+    sampler = model.sampled_policy if policy.trained else policy
+    sampled = fast.logits_of_rollout(batch, replace(sampler, adapters=policy.adapters), model.pass_options)
     if sampled is not None:
         return sampled, None if head is None else values_of_rollout(head, sampled, ids)
     found = fast.run(batch, policy, model.pass_options, everything=head is not None)
@@ -238,11 +239,36 @@ class BridgedTransformer(nn.Module):
 
     def get_base_model_trainable_params(self) -> list[nn.Parameter]:
         """What is trained apart from the value head."""
-        return [parameter for parameter in self.base_model.parameters() if parameter.requires_grad]
+        return [parameter for parameter in self.base_model_params() if parameter.requires_grad]
 
     def base_model_params(self) -> list[nn.Parameter]:
         """All parameters of the base model, trained or not."""
-        return list(self.base_model.parameters())
+        return parameters_of(self.base_model.original_model) if self.is_sharded else list(self.base_model.parameters())
+
+    @property
+    def sampled_policy(self) -> Policy:
+        """What the engine samples from: the base model with the adapters, and which parameters training changes."""
+        lora = getattr(self, "lora", None)
+        return Policy({} if lora is None else dict(lora.adapters), tuple(self.get_base_model_trainable_params()))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the base model's weights are spread over processes."""
+        return self.base.is_sharded
+
+    def shard(self) -> None:
+        """Spread the base model's weights over the processes that torchrun has started; adapters stay whole on each.
+
+        Where all weights are trained, a value head's are spread too. A `frozen_copy` must be made before.
+
+        Raises:
+            InputError: a model that the fast passes do not cover.
+        """
+        if not self.is_sharded:  # of a model that shares its base, they may be
+            self.base.shard()
+        for name, child in self.named_children():
+            if name != "base_model":
+                child.to(self.device)
 
     def get_value_head_params(self) -> list[nn.Parameter]:
         """The value head's parameters; empty without one."""
@@ -338,7 +364,7 @@ class WithValueHead(BridgedTransformer):
 
     def get_value_head_params(self) -> list[nn.Parameter]:
         """The value head's parameters; empty without one."""
-        return [] if self.value_head is None else list(self.value_head.parameters())
+        return [] if self.value_head is None else parameters_of(self.value_head)
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """All modules that training changes, the head included."""
@@ -349,9 +375,9 @@ class WithValueHead(BridgedTransformer):
         """Write the policy, and the value head beside it."""
         directory = super().save_pretrained(directory)
         if self.value_head is not None:
-            save_file(
-                {name: t.detach().cpu().contiguous() for name, t in self.value_head.state_dict().items()}, directory / HEAD_FILE
-            )
+            head = {name: for_first(tensor).contiguous() for name, tensor in self.value_head.state_dict().items()}
+            if not self.is_sharded or parallel.is_first():
+                save_file(head, directory / HEAD_FILE)
         return directory
 
     def load_value_head(self, directory: str | os.PathLike) -> None:
@@ -382,6 +408,12 @@ class TransformerWithValueHead(WithValueHead):
         self.value_head = None
         if use_value_head:
             self.add_value_head()
+
+    def shard(self) -> None:
+        """Spread the weights of base model and value head."""
+        super().shard()
+        if self.value_head is not None and not is_sharded(self.value_head):
+            shard(self.value_head)
 
     def frozen_copy(self) -> "TransformerWithValueHead":
         """The model as it is now, in eval mode and without gradients: the reference policy."""
@@ -440,14 +472,16 @@ class TransformerWithLora(BridgedTransformer):
         """Inside, the adapters are added to the base weights, which come back bit for bit.
 
         4-bit weights cannot be added to: there the adapters' hooks stay on the base model instead, which samples the same
-        policy, slower.
+        policy, slower. Nor are weights that are spread over processes: the engine samples with the adapters beside them.
         """
         if any(m.is_quantised for m in self.lora.maps):
             with self.base_model.hooks(fwd_hooks=self.lora_fwd_hooks):
                 yield
-            return
-        with self.lora.merged():
+        elif self.is_sharded:
             yield
+        else:
+            with self.lora.merged():
+                yield
 
     def refuse_if_merged(self, what: str) -> None:
         """Raise if adapters are merged, when `what` would silently use the wrong weights."""

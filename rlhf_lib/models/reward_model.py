@@ -164,6 +164,9 @@ class RewardModel(nn.Module):
 
     # what a Run needs of a model
 
+    is_sharded = False
+    """Its weights are whole on every process."""
+
     def trainable_state(self) -> dict[str, Any]:
         """All tensors that training changes."""
         return self.model.state_dict()

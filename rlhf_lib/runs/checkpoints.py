@@ -19,6 +19,7 @@ import torch
 
 from rlhf_lib.args import InputError
 from rlhf_lib.files import whole_file, writing
+from rlhf_lib.runs.shares import fault_in
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 FORMAT = 2
@@ -106,6 +107,8 @@ def save_checkpoint(file: Path, state: dict[str, Any], **about: Any) -> None:
         CannotWrite: the disk is full or refuses; both checkpoints stay.
     """
     about = {"format": FORMAT, "next_phase": state["next_phase"], **about}
+    if "shares" in state:
+        about["shares"] = state["shares"]["directory"]
     with whole_file(file) as handle:
         summed = Summed(handle)
         torch.save({**state, "format": FORMAT}, summed)
@@ -157,6 +160,15 @@ def about_checkpoint(run: Path) -> dict[str, Any]:
     return about if all(map(is_count, counts)) else {}
 
 
+def named_shares(run: Path) -> list[str | None]:
+    """The directories of shares (see `shares`) that a run's last two checkpoints name."""
+    found = []
+    for name in (NAME, PREVIOUS):
+        with suppress(OSError), open(run / name, "rb") as handle:
+            found.append((read_line(handle)[0] or {}).get("shares"))
+    return found
+
+
 def is_as_written(handle: IO[bytes], about: dict[str, Any], length: int) -> bool:
     """Whether every byte of an open checkpoint, its closing line included, is as it was written."""
     summed, left = hashlib.sha256(), length
@@ -192,16 +204,25 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise Damaged(f"{file} is truncated or no checkpoint ({reason})") from None
-    if not isinstance(state, dict) or "next_phase" not in state:
-        raise Damaged(f"{file} is not a checkpoint of rlhf_lib")
-    wrong = [name for name, fits in CONTENTS.items() if not fits(state.get(name))]
-    if wrong:
-        raise Damaged(f"{file} is not a checkpoint of rlhf_lib: it has no {' and no '.join(wrong)} such as a run writes")
+    require_contents(state, file)
     if about is None:
         if "format" in state:
             raise Damaged(f"{file} was altered or cut: its last line, with the checksum, is not there")
         print(f"rlhf: {file} is of a version without checksums, so that damage to it would go unnoticed", file=sys.stderr)
     return state
+
+
+def require_contents(state: Any, file: Path) -> None:
+    """Raise Damaged unless a state is what a run writes, the shares that it names included."""
+    if not isinstance(state, dict) or "next_phase" not in state:
+        raise Damaged(f"{file} is not a checkpoint of rlhf_lib")
+    is_spread = "shares" in state  # perhaps the whole model
+    wrong = [name for name, fits in CONTENTS.items() if not fits(state.get(name)) and not (is_spread and name == "model")]
+    if wrong:
+        raise Damaged(f"{file} is not a checkpoint of rlhf_lib: it has no {' and no '.join(wrong)} such as a run writes")
+    fault = fault_in(state["shares"], file.parent) if is_spread else None
+    if fault is not None:
+        raise Damaged(fault)
 
 
 def load_checkpoint(file: Path) -> dict[str, Any]:

@@ -40,6 +40,7 @@ CHANGEABLE = (  # what a run may go on with differently; each change is kept in 
     "lr",
     "final_scale",
     "lr_decay",
+    "shard",
     "eval_every",
     "keep_best",
 )

@@ -5,6 +5,7 @@ from typing import Any
 from rlhf_lib import parallel
 from rlhf_lib.args import InputError
 from rlhf_lib.finite import not_finite
+from rlhf_lib.sharding import own
 
 SHOWN = 3  # names in an error
 
@@ -20,15 +21,15 @@ def fault_of(trainer: Any) -> str | None:
     """
     names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
     trained = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
-    named = [(names.get(id(parameter), f"parameter {i}"), parameter) for i, parameter in enumerate(trained)]
-    bad = not_finite(named)
+    named = [(names.get(id(parameter), f"parameter {i}"), own(parameter)) for i, parameter in enumerate(trained)]
+    bad = list(dict.fromkeys(parallel.gather_lists(not_finite(named))))  # where weights are spread, each sees its shares
     if bad:
         more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         return f"{len(bad)} of {len(named)} trained tensors hold NaN or infinity ({', '.join(bad[:SHOWN])}{more})"
     is_broken = not all(bool(output.isfinite().all()) for output in trainer.outputs_of_a_few_tokens())
     if not parallel.agree(is_broken):  # of several processes, each sees its own rows
         return None
-    largest = max((float(parameter.detach().abs().max()) for parameter in trained if parameter.numel()), default=0.0)
+    largest = max((float(parameter.detach().abs().max()) for _, parameter in named if parameter.numel()), default=0.0)
     return f"the model computes NaN or infinity, with weights as large as {largest:.3g}"
 
 

@@ -13,7 +13,7 @@ from rlhf_lib.args import InputError, SftArgs
 from rlhf_lib.args.types import checked, shown
 from rlhf_lib.files import whole_files
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora, checkpoint, load_policy
-from rlhf_lib.runs import checkpoints
+from rlhf_lib.runs import checkpoints, shares
 
 LAST, BEST = "model", "model-best"
 PHASE_FILE = "phase.json"
@@ -81,7 +81,7 @@ def policy_of_checkpoint(path: Path, **options: Any) -> tuple[BridgedTransformer
     """The policy of a run's last checkpoint, and a sentence that says from which phase it is."""
     what = f"run={str(path)!r}"
     told, state = read_model_args(path / "args.json"), checkpoints.load_checkpoint(path / checkpoints.NAME)
-    tensors = state["model"]
+    tensors = shares.put_back(state, path, {}, [])["model"]
     if not any(name.startswith(("lora.", "base_model.")) for name in tensors):
         raise InputError(
             f"{what} trains a reward model, which writes no answers; let it end and give its model/ as --reward-model"

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlhf_lib.objectives import LARGEST_LOG_RATIO, Mask, hide, reduce_tokens
+from rlhf_lib.sharding import whole
 
 
 class PhaseMetrics:
@@ -25,7 +26,7 @@ class PhaseMetrics:
         """Collect one observation of each; None is left out."""
         for name, value in values.items():
             if value is not None:
-                self.collected[name].append(float(value.detach() if isinstance(value, Tensor) else value))
+                self.collected[name].append(float(whole(value.detach()) if isinstance(value, Tensor) else value))
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:

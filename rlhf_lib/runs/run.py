@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from rlhf_lib import parallel
 from rlhf_lib.args import InputError, require, to_json
 from rlhf_lib.files import write_atomically, writing
-from rlhf_lib.runs import checkpoints, directory, kept
+from rlhf_lib.runs import checkpoints, directory, kept, shares
 from rlhf_lib.runs.divergence import fault_of, stop_if_not_finite
 from rlhf_lib.runs.metrics import peak_memory_mb
 from rlhf_lib.runs.plots import plot_curves
@@ -189,10 +190,14 @@ class Run:
 
     def save_model(self, name: str, phases: int, measured: float | None = None) -> None:
         """Save the model as it is after so many phases, with what it was measured at."""
+        model = self.trainer.model
         if self.writes:
             found = {} if measured is None else {"held_out_accuracy": measured}
             about = {"phase": phases, "of": self.trainer.args.total_phases, **found}
-            kept.keep_model(self.trainer.model, self.directory.path / name, about)
+            kept.keep_model(model, self.directory.path / name, about)
+        elif model.is_sharded:  # the first process needs this one's shares
+            with TemporaryDirectory() as elsewhere:
+                model.save_pretrained(elsewhere)
 
     def best_so_far(self) -> float:
         """Validation accuracy of the best model that the run keeps, -1 before the first.
@@ -207,9 +212,9 @@ class Run:
 
     def checkpoint(self, next_phase: int) -> None:
         """Save all that a resumed run needs to go on bit for bit."""
-        if not self.writes:
+        trainer, path = self.trainer, self.directory.path
+        if not self.writes and not trainer.model.is_sharded:
             return
-        trainer = self.trainer
         state = {
             "next_phase": next_phase,
             "updates_of_cut_phase": trainer.updates_of_cut_phase,
@@ -222,11 +227,16 @@ class Run:
             "before": json.dumps(self.before),
             "seconds": self.seconds if next_phase or trainer.updates_of_cut_phase else self.earlier_seconds,
         }
-        checkpoints.save_checkpoint(self.directory.checkpoint_file, state, prepared=trainer.prepared)
+        state = shares.take_out(state, path)
+        if self.writes:
+            checkpoints.save_checkpoint(self.directory.checkpoint_file, state, prepared=trainer.prepared)
+            shares.forget_others(path, *checkpoints.named_shares(path))
 
     def restore(self) -> None:
         """Put the trainer back to the last checkpoint, and drop what was logged after it."""
-        state, trainer = checkpoints.load_checkpoint(self.directory.checkpoint_file), self.trainer
+        trainer, parameters = self.trainer, [p for group in self.trainer.optimizer.param_groups for p in group["params"]]
+        state = checkpoints.load_checkpoint(self.directory.checkpoint_file)
+        state = shares.put_back(state, self.directory.path, trainer.model.trainable_state(), parameters)
         trainer.model.load_trainable_state(state["model"])
         self.restore_optimizer(state)
         torch.set_rng_state(state["rng"])

@@ -147,7 +147,7 @@ class RLHFTrainer(RLTrainer):
             chosen_at(values, args.gen_len), minibatch.returns, args.vf_coef, args.gen_len, **shared
         )
         head.zero_grad()
-        loss.backward(inputs=parameters)
+        loss.backward(inputs=None if self.model.is_sharded else parameters)  # shares get theirs on the way through all
         norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
         self.stop_if_diverged(loss, norm)
         head.step()

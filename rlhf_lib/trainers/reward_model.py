@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from rlhf_lib import parallel
 from rlhf_lib.args import InputError, RewardModelArgs
 from rlhf_lib.evaluate import Accuracy
 from rlhf_lib.models import BridgedTransformer
@@ -210,8 +211,12 @@ class RewardModelTrainer(Trainer):
         return train, test
 
     def scores(self, rows: list[Judged]) -> Float[Tensor, " batch"]:
-        """The model's scores, with gradients."""
-        return self.model(*self.model.encode([row.question for row in rows], [row.completion for row in rows]))
+        """The model's scores, with gradients; of several processes each computes an even share."""
+        own = slice(parallel.number(), None, parallel.count())
+        scores = torch.zeros(len(rows), device=self.model.device)
+        if mine := rows[own]:
+            scores[own] = self.model(*self.model.encode([row.question for row in mine], [row.completion for row in mine]))
+        return parallel.sum_of_parts(scores, self.model.parameters())
 
     def loss(self, rows: list) -> Float[Tensor, ""]:
         """The loss of args.kind on some rows."""

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rlhf_lib import parallel
 from rlhf_lib.args import RLArgs
 from rlhf_lib.correction import corrected
 from rlhf_lib.engine import PassOptions
@@ -60,6 +61,9 @@ class RLTrainer(Trainer):
         self.check_directory()
         self.model, self.ref_model = self.build_models()
         self.use_memory_options()
+        if self.is_to_shard:
+            self.model.shard()
+            self.ref_model.shard()
         self.run_name = f"{args.algorithm or self.name}-{self.task.name}-seed{args.seed}"
         self.optimizer, self.scheduler = get_optimizer_and_scheduler(args, self.model)
         self.prefix_len = self.model.to_tokens(args.prefix, args.prepend_bos).shape[1]
@@ -71,7 +75,7 @@ class RLTrainer(Trainer):
         otherwise a frozen copy.
         """
         args = self.args
-        options = {"device": args.device, "dtype": args.dtype}
+        options = {"device": "cpu" if self.is_to_shard else args.device, "dtype": args.dtype}
         if not args.has_adapters:
             self.model = TransformerWithValueHead.from_pretrained(
                 args.base_model, use_value_head=self.use_value_head, **options
@@ -88,6 +92,11 @@ class RLTrainer(Trainer):
         self.prepare_policy()
         keeps_adapter = args.reference == "adapter" and (args.adapter is not None or self.is_prepared)
         return self.model, self.model.frozen_policy() if keeps_adapter else self.model
+
+    @property
+    def is_to_shard(self) -> bool:
+        """Whether the weights are to be spread over processes, so that none but the CPU need hold a whole model."""
+        return self.args.shard and parallel.count() > 1
 
     def use_memory_options(self) -> None:
         """Tell policy and reference how their passes are to trade time for memory."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from rlhf_lib import parallel
 from rlhf_lib.args import InputError, SftArgs
 from rlhf_lib.files import whole_files
 from rlhf_lib.models import BridgedTransformer, TransformerWithLora
@@ -161,7 +162,7 @@ class SftTrainer(Trainer):
             run.say(f"{self.findings['examples_left_out']} examples left out: longer than longest or the model's context")
         for self.phase in run.phases():
             self.learning_phase()
-        has_merged = isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit"
+        has_merged = isinstance(self.model, TransformerWithLora) and self.args.dtype != "4bit" and parallel.is_first()
         if has_merged:
             with whole_files(run.directory.path / "merged") as new:
                 self.model.save_merged(new)

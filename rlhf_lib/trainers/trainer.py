@@ -19,6 +19,7 @@ from rlhf_lib.models import base_of_adapter
 from rlhf_lib.models.policies import HEAD_FILE
 from rlhf_lib.runs import PhaseMetrics, Run, RunDirectory, TrainingDiverged, about_checkpoint, require_tracker
 from rlhf_lib.samplers import OwnSampler, Sampler
+from rlhf_lib.sharding import whole
 from rlhf_lib.tasks import Task
 
 Step = TypeVar("Step")
@@ -178,6 +179,7 @@ class Trainer(ABC):
 
     def stop_if_diverged(self, objective: Tensor, norm: Tensor) -> None:
         """Raise before an update that would fill the weights with NaN."""
+        norm = whole(norm)
         if not (objective.isfinite() and norm.isfinite()):
             raise TrainingDiverged(
                 f"objective={objective.item()} with gradient norm {norm.item()} in phase {self.phase + 1}, step {self.step}: "

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,73 +14,83 @@ import torch
 from rlhf_lib import cli, parallel
 from rlhf_lib.args import GrpoArgs, InputError
 from rlhf_lib.layout import chosen_at
-from rlhf_lib.memory import ReplayMemory
+from rlhf_lib.models import load_policy
 from rlhf_lib.rollouts import get_logprobs
+from rlhf_lib.runs import policy_of_run
+from rlhf_lib.runs.checkpoints import load_checkpoint
 from rlhf_lib.trainers import TRAINERS
 
 from . import two_processes
+
+
+def start_two(model, out, *more):
+    """What two processes say; their files are in `out`."""
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    (out / "mine.py").write_text(two_processes.OWN_REWARD)
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", two_processes.__file__]
+    done = subprocess.run(
+        [sys.executable, *words, str(model), str(out), *more],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+    assert (out / "code").exists(), done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def job(model_dirs, tmp_path_factory):
     """What two processes left, and what they said."""
     out = tmp_path_factory.mktemp("two")
-    (out / "mine.py").write_text(two_processes.OWN_REWARD)
-    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if sys.platform == "linux":
-        environment["GLOO_SOCKET_IFNAME"] = "lo"
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", two_processes.__file__]
-    done = subprocess.run(
-        [sys.executable, *words, str(model_dirs["llama"]), str(out)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, **environment},
-    )
-    assert (out / "grpo.pt").exists(), done.stdout[-3000:] + done.stderr[-3000:]
-    return out, done.stdout + done.stderr
+    return out, start_two(model_dirs["llama"], out)
 
 
-@pytest.mark.parametrize("name", two_processes.KINDS)
-class TestLearning:
-    def test_one_process_does_the_same(self, name, job, model_dirs):
-        """Objective, metrics and updated parameters, from the memory that two processes filled."""
-        theirs = torch.load(job[0] / f"{name}.pt", weights_only=False)
-        trainer = two_processes.trainer_of(name, model_dirs["llama"])
-        ids, columns = theirs["rollout"].pop("ids"), theirs["columns"]
-        memory = ReplayMemory(
-            trainer.args,
-            ids,
-            columns["logprobs"],
-            columns["advantages"],
-            columns["values"],
-            theirs["ref_logits"],
-            ref_logprobs=columns["ref_logprobs"],
-            **theirs["rollout"],
-        )
-        ours = two_processes.learn(trainer, memory)
+@pytest.fixture(scope="module")
+def one_process(model_dirs):
+    """A phase of one process, by the algorithm's name."""
+    return cache(lambda kind: two_processes.one_phase(two_processes.trainer_of(kind, model_dirs["llama"])))
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["copies", "shares"])
+@pytest.mark.parametrize("kind", two_processes.KINDS)
+class TestAPhase:
+    def test_is_that_of_one_process(self, kind, shard, job, one_process):
+        """The same tokens; numbers a token, objective, metrics and updated weights within rounding."""
+        theirs, ours = torch.load(job[0] / f"{kind}-{shard}-0.pt", weights_only=False), one_process(kind)
+        assert all(torch.equal(theirs["tokens"][name], found) for name, found in ours["tokens"].items())
+        real = ours["tokens"]["mask"].bool()
+        for name, found in ours["columns"].items():
+            a, b = (chosen_at(values, 10) if name == "values" else values for values in (theirs["columns"][name], found))
+            torch.testing.assert_close(a[real], b[real], atol=1e-5, rtol=0)
         assert ours["objective"] == pytest.approx(theirs["objective"], abs=1e-5)
         assert ours["metrics"] == pytest.approx(theirs["metrics"], abs=1e-4)
         for a, b in zip(ours["trained"], theirs["trained"], strict=True):
             torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
-    def test_scores_are_those_of_one_process(self, name, job, model_dirs):
-        """Log-probabilities, values and advantages of the memory are what one process computes for the same tokens."""
-        theirs = torch.load(job[0] / f"{name}.pt", weights_only=False)
-        trainer = two_processes.trainer_of(name, model_dirs["llama"])
-        ids, attention = theirs["rollout"]["ids"], theirs["rollout"]["attention_mask"]
-        with torch.no_grad():
-            logits, values = trainer.model.forward_with_value_head(ids, attention, logits_to_keep=11)
-        logprobs = (logits[:, :-1] / 0.9).log_softmax(-1).gather(-1, ids[:, -10:, None])[..., 0]
-        real = theirs["rollout"]["mask"].bool()
-        torch.testing.assert_close(theirs["columns"]["logprobs"][real], logprobs[real], atol=1e-5, rtol=0)
-        if values is not None:
-            theirs, ours = (chosen_at(found, 10)[real] for found in (theirs["columns"]["values"], values))
-            torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    def test_changes_what_is_trained(self, kind, shard, job, model_dirs):
+        theirs = torch.load(job[0] / f"{kind}-{shard}-0.pt", weights_only=False)
+        before = list(two_processes.trainer_of(kind, model_dirs["llama"]).model.trainable_state().values())
+        assert max(float((a - b).abs().max()) for a, b in zip(before, theirs["trained"], strict=True)) > 1e-4
 
-    def test_both_end_with_the_same_weights(self, name, job):
-        first, second = (torch.load(job[0] / f"{name}-{i}.pt") for i in range(2))
-        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    def test_ends_with_the_same_weights_on_both(self, kind, shard, job):
+        both = (torch.load(job[0] / f"{kind}-{shard}-{i}.pt", weights_only=False)["trained"] for i in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+
+
+@pytest.mark.parametrize("kind", two_processes.SUPERVISED)
+def test_supervised_training_is_that_of_one_process(kind, job, model_dirs, tmp_path):
+    assert two_processes.supervised(kind, model_dirs["llama"], tmp_path) == 0
+    theirs, ours = (
+        [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+        for directory in (job[0] / kind, tmp_path)
+    )
+    assert json.loads((job[0] / kind / "summary.json").read_text())["processes"] == 2
+    for a, b in zip(theirs, ours, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
 
 
 def test_a_process_without_rows_takes_part(job, model_dirs):
@@ -92,12 +104,6 @@ def test_a_process_without_rows_takes_part(job, model_dirs):
     for parameter, first, second in zip(model.lora_params(), theirs[0]["gradients"], theirs[1]["gradients"], strict=True):
         torch.testing.assert_close(first, 2 * parameter.grad, atol=1e-5, rtol=1e-4)
         assert torch.equal(first, second)
-
-
-def test_the_processes_sample_different_completions(job):
-    ids = torch.load(job[0] / "grpo.pt", weights_only=False)["rollout"]["ids"]
-    assert ids.shape[0] == 12
-    assert not torch.equal(ids[:4, -10:], ids[4:8, -10:])
 
 
 def test_a_run_has_one_directory_and_one_voice(job):
@@ -115,17 +121,62 @@ def test_a_run_has_one_directory_and_one_voice(job):
     assert said.count(f"files in {out / 'run'}") == 1
 
 
-def test_it_goes_on_with_another_number_of_processes(job, tmp_path):
-    """The run whose second process died in phase 2 is finished by one."""
-    out, said = job
+@pytest.fixture(scope="module")
+def spread(model_dirs, tmp_path_factory):
+    """The same of runs whose weights are spread, those of a model with fused maps."""
+    out = tmp_path_factory.mktemp("spread")
+    return out, start_two(model_dirs["gpt2"], out, "spread")
+
+
+@pytest.mark.parametrize(("name", "kind", "more"), [("job", "llama", ()), ("spread", "gpt2", ("--lora-rank", "None"))])
+def test_runs_are_those_of_one_process(name, kind, more, request, model_dirs):
+    """Of three phases, of the last two after a stop, when one process goes on alone; and the model that is saved."""
+    out, said = request.getfixturevalue(name)
+    assert bool(list((out / "killed").glob("checkpoint-shares-*"))) is (name == "spread")
     assert (out / "code").read_text() == "2"
     assert "lost another process of this run" in said
     assert "--resume" in said
     assert cli.main(["train", "grpo", "--resume", "--output-dir", str(out / "killed")]) == 2
     own = ["--rewards", "correctness", f"{out / 'mine.py'}:length=0.5"]
     assert cli.main(["train", "grpo", "--resume", "--output-dir", str(out / "killed"), *own]) == 0
-    summary = json.loads((out / "killed" / "summary.json").read_text())
-    assert (summary["processes"], summary["phases"]) == (1, 3)
+    assert two_processes.command(model_dirs[kind], out / "alone", "--warmup-steps", "0", *more) == 0
+    assert not list((out / "killed").glob("checkpoint-shares-*"))
+    runs = [out / name for name in ("run", "killed", "alone")]
+    assert [json.loads((run / "summary.json").read_text())["processes"] for run in runs] == [2, 1, 1]
+    each = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    for records in zip(*each, strict=True):
+        found = [[record[name] for name in ("reward", "kl", "grad_norm", "entropy")] for record in records]
+        assert found[0] == pytest.approx(found[2], abs=1e-4)
+        assert found[1] == pytest.approx(found[2], abs=1e-4)
+    ids = torch.arange(40).view(2, 20)
+    logits = [load_policy(run / "model", "cpu").forward_with_value_head(ids)[0] * 1 for run in runs]
+    for other in logits[:2]:  # not weights: no logit depends on GPT-2's key bias, whose gradient is rounding alone
+        torch.testing.assert_close(other, logits[2], atol=1e-4, rtol=0)
+
+
+def test_altered_shares_are_noticed(spread, tmp_path):
+    """A changed byte in a checkpoint's shares is an error that says how to go on from the one before."""
+    run = shutil.copytree(spread[0] / "run", tmp_path / "run")
+    shares = max(run.glob("checkpoint-shares-*"))
+    file = next(shares.glob("*.distcp"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match=r"altered after it was written.*checkpoint\.previous\.pt"):
+        load_checkpoint(run / "checkpoint.pt")
+    shutil.rmtree(shares)
+    with pytest.raises(InputError, match=rf"{shares.name} does not exist"):
+        load_checkpoint(run / "checkpoint.pt")
+
+
+def test_a_run_under_way_gives_its_policy_from_shares(spread, tmp_path):
+    run = shutil.copytree(spread[0] / "run", tmp_path / "run")
+    saved = load_policy(run / "model", "cpu").state_dict()
+    shutil.rmtree(run / "model")
+    found, said = policy_of_run(str(run), device="cpu")
+    assert "after phase 3" in said
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, saved[name])
 
 
 class TestShares:
@@ -155,12 +206,6 @@ class TestShares:
             monkeypatch.setattr(parallel, "number", lambda number=number: number)
             seen += range(10)[parallel.own_rows(prompts)]
         assert seen == list(range(10))
-
-
-def test_supervised_training_says_that_it_is_for_one_process(monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert cli.main(["train", "sft", "--task", "pocket"]) == 2
-    assert "without torchrun" in capsys.readouterr().err
 
 
 def test_an_uncovered_model_is_refused(model_dirs, monkeypatch):

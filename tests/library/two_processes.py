@@ -1,4 +1,4 @@
-"""What test_parallel.py has torchrun start twice: one learning phase from a common memory, a run, and a run whose peer dies.
+"""What test_parallel.py has torchrun start twice: whole phases, supervised training, runs, and runs whose peer dies.
 
 python -m torch.distributed.run --nproc-per-node 2 two_processes.py MODEL_DIRECTORY OUTPUT_DIRECTORY
 """
@@ -12,50 +12,61 @@ import torch
 from rlhf_lib import cli, parallel
 from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
 from rlhf_lib.rollouts import get_logprobs, rollout
+from rlhf_lib.sharding import like, whole
 from rlhf_lib.trainers import TRAINERS
 
-KINDS = {"ppo": RLHFArgs, "ppo-lora": LoraArgs, "grpo": GrpoArgs}
+KINDS = {
+    "ppo": (RLHFArgs, {}),
+    "ppo-lora": (LoraArgs, {}),
+    "grpo": (GrpoArgs, {"group_size": 4}),
+    "grpo of all weights": (GrpoArgs, {"group_size": 4, "lora_rank": None}),
+    "ppo in micro-batches": (RLHFArgs, {"micro_batch_size": 2, "checkpoint_activations": True}),
+}
 COMMON = {"task": "pocket", "batch_size": 12, "num_minibatches": 2, "gen_len": 10, "device": "cpu", "kl_coef": 0.1}
 COMMON |= {"ent_coef": 0.01, "eval_problems": 0, "log_samples_every": 0, "temperature": 0.9}
+SUPERVISED = {
+    "sft": ["sft", "--lora-rank", "2"],
+    "sft of all weights": ["sft"],
+    "reward-model": ["reward-model", "--reward-base", "pocket", "--samples", "2", "--with-solutions"],
+}
+SHORT = ["--task", "pocket", "--problems", "12", "--batch-size", "5", "--epochs", "2", "--gen-len", "6", "--device", "cpu"]
 
 
-def trainer_of(name, model):
+def trainer_of(kind, model, shard=False):
     """A trainer whose policy is no longer the reference, so that every term counts."""
-    options = {"group_size": 4} if name == "grpo" else {}
-    trainer = TRAINERS[name](KINDS[name](base_model=str(model), **COMMON, **options))
+    args, options = KINDS[kind]
+    trainer = TRAINERS[kind.split()[0]](args(base_model=str(model), shard=shard, **COMMON, **options))
     with torch.no_grad():
         for i, parameter in enumerate(trainer.model.get_base_model_trainable_params()):
-            parameter.add_(0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i)))
+            noise = 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+            parameter.add_(like(noise, parameter))
     return trainer
 
 
-def learn(trainer, memory):
-    """One learning phase; the trained parameters after it, and the metrics."""
-    torch.manual_seed(5)
+def one_phase(trainer):
+    """A rollout and what is learned from it, as plain tensors and numbers."""
+    torch.manual_seed(4)
+    memory = trainer.rollout_phase()
+    columns = {"logprobs", "ref_logprobs", "advantages", "values"}
+    found = {name: getattr(memory, name) for name in columns if getattr(memory, name) is not None}
     objective = trainer.learning_phase(memory)
     metrics = {name: value for name, value in trainer.metrics.take().items() if not name.startswith("seconds")}
-    return {"objective": objective, "metrics": metrics, "trained": list(trainer.model.trainable_state().values())}
+    tokens = {"ids": memory.sample_ids, "mask": memory.mask}
+    trained = [whole(tensor) for tensor in trainer.model.trainable_state().values()]
+    return {"tokens": tokens, "columns": found, "objective": objective, "metrics": metrics, "trained": trained}
 
 
-def rollout_of(trainer, memory):
-    """What one process needs to make the same memory from."""
-    return {"ids": memory.sample_ids, "mask": memory.mask, "attention_mask": memory.attention_mask}
+def phases(model, out):
+    """One phase of each algorithm, its weights on every process or spread, for a single process to repeat."""
+    for kind in KINDS:
+        for shard in (False, True):
+            torch.save(one_phase(trainer_of(kind, model, shard)), out / f"{kind}-{shard}-{parallel.number()}.pt")
 
 
-def compare_learning(model, out):
-    """One phase of each algorithm, for a single process to repeat."""
-    for name in KINDS:
-        trainer = trainer_of(name, model)
-        with torch.no_grad():
-            memory = trainer.rollout_phase()
-        metrics = trainer.metrics.take()
-        result = learn(trainer, memory)
-        columns = {k: getattr(memory, k) for k in ("logprobs", "advantages", "values", "ref_logprobs")}
-        ref_logits = None if memory.ref_logits is None else memory.ref_logits * 1
-        state = {**result, "rollout": rollout_of(trainer, memory), "columns": columns, "ref_logits": ref_logits}
-        if parallel.is_first():
-            torch.save({**state, "rollout_metrics": metrics}, out / f"{name}.pt")
-        torch.save(result["trained"], out / f"{name}-{parallel.number()}.pt")
+def supervised(kind, model, directory):
+    """A short run on examples."""
+    words = ["train", *SUPERVISED[kind], *SHORT, "--base-model", str(model), "--output-dir", str(directory)]
+    return cli.main(words)
 
 
 def one_row(model, out):
@@ -86,27 +97,36 @@ def command(model, directory, *more):
     return cli.main([*words, "--eval-problems", "4", "--log-samples-every", "0", "--save-every", "1", *more])
 
 
+def dying_in_phase_2(trainer):
+    """The trainer's learning phase, in the second of which this process is gone."""
+    begun, learning_phase = [], trainer.learning_phase
+
+    def learn(self, memory):
+        begun.append(1)
+        if len(begun) == 2:
+            os._exit(1)
+        return learning_phase(self, memory)
+
+    return learn
+
+
 def main():
-    """All three, in this order."""
+    """All of it; last a run whose second process dies. With "spread" only the runs, their weights spread."""
     torch.set_num_threads(1)
     model, out = Path(sys.argv[1]), Path(sys.argv[2])
+    is_spread = "spread" in sys.argv
     parallel.start("cpu")
-    compare_learning(model, out)
-    one_row(model, out)
-    command(model, out / "run", "--warmup-steps", "0")
+    more = ["--shard", "--lora-rank", "None"] if is_spread else []
+    command(model, out / "run", "--warmup-steps", "0", *more)
+    if not is_spread:
+        phases(model, out)
+        one_row(model, out)
+        for kind in SUPERVISED:
+            supervised(kind, model, out / kind)
 
     if parallel.number() == 1:
-        phases = []
-        learning_phase = TRAINERS["grpo"].learning_phase
-
-        def dying(self, memory):
-            phases.append(1)
-            if len(phases) == 2:
-                os._exit(1)
-            return learning_phase(self, memory)
-
-        TRAINERS["grpo"].learning_phase = dying
-    code = command(model, out / "killed", "--warmup-steps", "0")
+        TRAINERS["grpo"].learning_phase = dying_in_phase_2(TRAINERS["grpo"])
+    code = command(model, out / "killed", "--warmup-steps", "0", *more)
     (out / "code").write_text(str(code))
     os._exit(0)
 
