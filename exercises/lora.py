@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 3ad124c55b1b
+# Rendered by `rlhf course render`; fingerprint 2cf194a51653
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -234,14 +234,16 @@ class TransformerWithLora(BridgedTransformer):
         """Inside, the adapters are added to the base weights, which come back bit for bit.
 
         4-bit weights cannot be added to: there the adapters' hooks stay on the base model instead, which samples the same
-        policy, slower.
+        policy, slower. Nor are weights that are spread over processes: the engine samples with the adapters beside them.
         """
         if any(m.is_quantised for m in self.lora.maps):
             with self.base_model.hooks(fwd_hooks=self.lora_fwd_hooks):
                 yield
-            return
-        with self.lora.merged():
+        elif self.is_sharded:
             yield
+        else:
+            with self.lora.merged():
+                yield
 
     def refuse_if_merged(self, what: str) -> None:
         """Raise if adapters are merged, when `what` would silently use the wrong weights."""

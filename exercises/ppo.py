@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 84fe4601ba0e
+# Rendered by `rlhf course render`; fingerprint 8a0789b5f178
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from rlhf_lib import parallel
 from rlhf_lib.advantages import (
     centre_per_group,
     compute_group_advantages,
@@ -62,6 +63,7 @@ from rlhf_lib.rewards import REWARDS, answers_match, correctness_reward, extract
 from rlhf_lib.rollouts import Rollout, TokenScores, get_logprobs, get_samples, rollout
 from rlhf_lib.runs import explained_variance
 from rlhf_lib.selection import majority_vote, pass_at_k, rerank, weighted_vote
+from rlhf_lib.sharding import for_first, is_sharded, parameters_of, shard
 from rlhf_lib.tasks import PocketTask, Task, WordProblemTask, make_task
 from rlhf_lib.trainers import GrpoTrainer, LatroTrainer, PolicyGradientTrainer, ReftTrainer, RewardModelTrainer, SftTrainer
 from rlhf_lib.trainers.rl import RLTrainer
@@ -108,7 +110,7 @@ class WithValueHead(BridgedTransformer):
 
     def get_value_head_params(self) -> list[nn.Parameter]:
         """The value head's parameters; empty without one."""
-        return [] if self.value_head is None else list(self.value_head.parameters())
+        return [] if self.value_head is None else parameters_of(self.value_head)
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """All modules that training changes, the head included."""
@@ -119,9 +121,9 @@ class WithValueHead(BridgedTransformer):
         """Write the policy, and the value head beside it."""
         directory = super().save_pretrained(directory)
         if self.value_head is not None:
-            save_file(
-                {name: t.detach().cpu().contiguous() for name, t in self.value_head.state_dict().items()}, directory / HEAD_FILE
-            )
+            head = {name: for_first(tensor).contiguous() for name, tensor in self.value_head.state_dict().items()}
+            if not self.is_sharded or parallel.is_first():
+                save_file(head, directory / HEAD_FILE)
         return directory
 
     def load_value_head(self, directory: str | os.PathLike) -> None:
@@ -149,6 +151,12 @@ class TransformerWithValueHead(WithValueHead):
     ):
         """Load the base model as every policy does, then add the value head, unless it is left out."""
         raise NotAttempted("value_head", "chapters/2_ppo.md, exercise 2.1")
+
+    def shard(self) -> None:
+        """Spread the weights of base model and value head."""
+        super().shard()
+        if self.value_head is not None and not is_sharded(self.value_head):
+            shard(self.value_head)
 
     def frozen_copy(self) -> "TransformerWithValueHead":
         """The model as it is now, in eval mode and without gradients: the reference policy."""
@@ -257,8 +265,17 @@ class ReplayMemory:
         """What the value function is to predict: advantage plus generated value; None without values."""
         raise NotAttempted("returns", "chapters/2_ppo.md, exercise 2.4")
 
+    def random_order(self) -> Int[Tensor, " batch"]:
+        """The numbers of all rows in random order; with args.keep_prompts_together the rows of a prompt follow each other."""
+        order = torch.randperm(len(self.sample_ids)).to(self.sample_ids.device)
+        if not getattr(self.args, "keep_prompts_together", False):
+            return order
+        prompts = self.sample_ids[:, : -self.gen_len].unique(dim=0, return_inverse=True)[1]
+        place = torch.randperm(len(self.sample_ids)).to(order.device)  # of each prompt among the others
+        return order[place[prompts[order]].argsort(stable=True)]
+
     def get_minibatches(self) -> list[ReplayMinibatch]:
-        """Every completion once a pass, in a fresh random order each of the `batches_per_learning_phase` passes.
+        """Every completion once a pass, in a fresh `random_order` each of the `batches_per_learning_phase` passes.
 
         A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
         all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.
@@ -486,7 +503,7 @@ class RLHFTrainer(RLTrainer):
             chosen_at(values, args.gen_len), minibatch.returns, args.vf_coef, args.gen_len, **shared
         )
         head.zero_grad()
-        loss.backward(inputs=parameters)
+        loss.backward(inputs=None if self.model.is_sharded else parameters)  # shares get theirs on the way through all
         norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
         self.stop_if_diverged(loss, norm)
         head.step()

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint b80bdf0c2900
+# Rendered by `rlhf course render`; fingerprint 021bf88584b0
 """Exercises of chapters/5_reward_models.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_reward_models.py` (add -k NAME for one exercise), get a hint with
@@ -235,6 +235,9 @@ class RewardModel(nn.Module):
         return model
 
     # what a Run needs of a model
+
+    is_sharded = False
+    """Its weights are whole on every process."""
 
     def trainable_state(self) -> dict[str, Any]:
         """All tensors that training changes."""

@@ -91,8 +91,17 @@ class ReplayMemory:
         """What the value function is to predict: advantage plus generated value; None without values."""
         return None if self.values is None else self.advantages + self.generated_values
 
+    def random_order(self) -> Int[Tensor, " batch"]:
+        """The numbers of all rows in random order; with args.keep_prompts_together the rows of a prompt follow each other."""
+        order = torch.randperm(len(self.sample_ids)).to(self.sample_ids.device)
+        if not getattr(self.args, "keep_prompts_together", False):
+            return order
+        prompts = self.sample_ids[:, : -self.gen_len].unique(dim=0, return_inverse=True)[1]
+        place = torch.randperm(len(self.sample_ids)).to(order.device)  # of each prompt among the others
+        return order[place[prompts[order]].argsort(stable=True)]
+
     def get_minibatches(self) -> list[ReplayMinibatch]:
-        """Every completion once a pass, in a fresh random order each of the `batches_per_learning_phase` passes.
+        """Every completion once a pass, in a fresh `random_order` each of the `batches_per_learning_phase` passes.
 
         A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
         all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.
@@ -111,7 +120,7 @@ class ReplayMemory:
         }
         minibatches = []
         for _ in range(self.args.batches_per_learning_phase):
-            order = torch.randperm(self.args.batch_size).to(self.sample_ids.device)
+            order = self.random_order()
             for rows in order.reshape(self.args.num_minibatches, -1):
                 taken = {name: None if column is None else column[rows] for name, column in columns.items()}
                 minibatches.append(ReplayMinibatch(**taken))

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 5f58500e3dd8
+# Rendered by `rlhf course render`; fingerprint c1d508ba3d53
 """Solutions of chapters/2_ppo.md; run them with `python -m solutions.ppo`.
 
 Proximal policy optimisation of a language model, from the value head to the training loop.
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlhf_lib import parallel
 from rlhf_lib.advantages import centre_per_group, last_real_token, normalize_reward, real_tokens
 from rlhf_lib.args import InputError, RLArgs, RLHFArgs
 from rlhf_lib.finite import require_finite
@@ -28,6 +29,7 @@ from rlhf_lib.objectives import LARGEST_LOG_RATIO, Mask, Reduction, hide, plogq,
 from rlhf_lib.recipes import script_args
 from rlhf_lib.rollouts import Rollout, TokenScores, get_logprobs, get_samples
 from rlhf_lib.runs import explained_variance
+from rlhf_lib.sharding import for_first, is_sharded, parameters_of, shard
 from rlhf_lib.trainers.rl import RLTrainer
 
 
@@ -70,7 +72,7 @@ class WithValueHead(BridgedTransformer):
 
     def get_value_head_params(self) -> list[nn.Parameter]:
         """The value head's parameters; empty without one."""
-        return [] if self.value_head is None else list(self.value_head.parameters())
+        return [] if self.value_head is None else parameters_of(self.value_head)
 
     def trained_parts(self) -> dict[str, nn.Module]:
         """All modules that training changes, the head included."""
@@ -81,9 +83,9 @@ class WithValueHead(BridgedTransformer):
         """Write the policy, and the value head beside it."""
         directory = super().save_pretrained(directory)
         if self.value_head is not None:
-            save_file(
-                {name: t.detach().cpu().contiguous() for name, t in self.value_head.state_dict().items()}, directory / HEAD_FILE
-            )
+            head = {name: for_first(tensor).contiguous() for name, tensor in self.value_head.state_dict().items()}
+            if not self.is_sharded or parallel.is_first():
+                save_file(head, directory / HEAD_FILE)
         return directory
 
     def load_value_head(self, directory: str | os.PathLike) -> None:
@@ -114,6 +116,12 @@ class TransformerWithValueHead(WithValueHead):
         self.value_head = None
         if use_value_head:
             self.add_value_head()
+
+    def shard(self) -> None:
+        """Spread the weights of base model and value head."""
+        super().shard()
+        if self.value_head is not None and not is_sharded(self.value_head):
+            shard(self.value_head)
 
     def frozen_copy(self) -> "TransformerWithValueHead":
         """The model as it is now, in eval mode and without gradients: the reference policy."""
@@ -238,8 +246,17 @@ class ReplayMemory:
         """What the value function is to predict: advantage plus generated value; None without values."""
         return None if self.values is None else self.advantages + self.generated_values
 
+    def random_order(self) -> Int[Tensor, " batch"]:
+        """The numbers of all rows in random order; with args.keep_prompts_together the rows of a prompt follow each other."""
+        order = torch.randperm(len(self.sample_ids)).to(self.sample_ids.device)
+        if not getattr(self.args, "keep_prompts_together", False):
+            return order
+        prompts = self.sample_ids[:, : -self.gen_len].unique(dim=0, return_inverse=True)[1]
+        place = torch.randperm(len(self.sample_ids)).to(order.device)  # of each prompt among the others
+        return order[place[prompts[order]].argsort(stable=True)]
+
     def get_minibatches(self) -> list[ReplayMinibatch]:
-        """Every completion once a pass, in a fresh random order each of the `batches_per_learning_phase` passes.
+        """Every completion once a pass, in a fresh `random_order` each of the `batches_per_learning_phase` passes.
 
         A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
         all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.
@@ -258,7 +275,7 @@ class ReplayMemory:
         }
         minibatches = []
         for _ in range(self.args.batches_per_learning_phase):
-            order = torch.randperm(self.args.batch_size).to(self.sample_ids.device)
+            order = self.random_order()
             for rows in order.reshape(self.args.num_minibatches, -1):
                 taken = {name: None if column is None else column[rows] for name, column in columns.items()}
                 minibatches.append(ReplayMinibatch(**taken))
@@ -580,7 +597,7 @@ class RLHFTrainer(RLTrainer):
             chosen_at(values, args.gen_len), minibatch.returns, args.vf_coef, args.gen_len, **shared
         )
         head.zero_grad()
-        loss.backward(inputs=parameters)
+        loss.backward(inputs=None if self.model.is_sharded else parameters)  # shares get theirs on the way through all
         norm = torch.nn.utils.clip_grad_norm_(parameters, args.max_grad_norm)
         self.stop_if_diverged(loss, norm)
         head.step()

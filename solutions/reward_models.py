@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint cea94377cb8d
+# Rendered by `rlhf course render`; fingerprint 131380c9fb3a
 """Solutions of chapters/5_reward_models.md; run them with `python -m solutions.reward_models`.
 
 A reward model of right and wrong answers, and what choosing by it is worth.
@@ -191,6 +191,9 @@ class RewardModel(nn.Module):
         return model
 
     # what a Run needs of a model
+
+    is_sharded = False
+    """Its weights are whole on every process."""
 
     def trainable_state(self) -> dict[str, Any]:
         """All tensors that training changes."""

@@ -107,6 +107,9 @@ class RLArgs(SamplerArgs, AdapterArgs, TaskArgs, TrainingArgs):
     """Optimiser steps per pass over the phase's completions."""
     batches_per_learning_phase: Count = 2
     """Passes over the phase's completions."""
+    keep_prompts_together: bool = False
+    """Put a prompt's completions into one minibatch where they fit, so that each prompt is read once a pass; drawn at random,
+    nearly every minibatch has nearly every prompt."""
 
     # memory
     micro_batch_size: Size | None = None

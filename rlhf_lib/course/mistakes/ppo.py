@@ -15,7 +15,7 @@ SEES_ALL = "type(sampled)(**{**vars(sampled), 'attention_mask': unpadded}),"
 ADVANTAGES = "self.compute_token_advantages(rewards, scores, sampled),"
 ALL_LOGPROBS = "plogq(logprobs, logprobs) - plogq(logprobs, ref_logprobs)"
 PASSES = "        for _ in range(self.args.batches_per_learning_phase):\n"
-ORDER = "order = torch.randperm(self.args.batch_size).to(self.sample_ids.device)\n"
+ORDER = "order = self.random_order()\n"
 ROWS = "            for rows in order.reshape(self.args.num_minibatches, -1):\n"
 STEP = "                self.optimizer.step()\n                self.step += 1\n"
 LOG_STEP = (
@@ -199,7 +199,7 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "get_minibatches": [
-        mistake("completions are not shuffled", ("torch.randperm(self.args.batch_size)", "torch.arange(self.args.batch_size)")),
+        mistake("completions are not shuffled", ("self.random_order()", "torch.arange(self.args.batch_size)")),
         mistake(
             "the order is drawn once and used in every pass",
             (
@@ -209,7 +209,7 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake(
             "completions are drawn with replacement, so that some are missed and others come twice",
-            ("torch.randperm(self.args.batch_size)", "torch.randint(self.args.batch_size, (self.args.batch_size,))"),
+            ("self.random_order()", "torch.randint(self.args.batch_size, (self.args.batch_size,))"),
         ),
         mistake(
             "all passes are shuffled together, so that a completion may come twice in one",
