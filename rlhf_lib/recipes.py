@@ -6,16 +6,14 @@ is taken without being asked for; the others are asked for by name, and any file
 
 import json
 import sys
-from dataclasses import MISSING, field, fields, make_dataclass
-from functools import cache
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import tyro
-
 from rlhf_lib.args import FAMILY, GEN_LEN, InputError, from_file, from_json, read_object, require_no_saved_code
-from rlhf_lib.args.command_line import read_words
+from rlhf_lib.args.command_line import options_in, read_words
 from rlhf_lib.args.effects import require_effect
+from rlhf_lib.args.help import all_about, overview
 from rlhf_lib.args.types import checked
 from rlhf_lib.terminal import visible
 
@@ -33,7 +31,7 @@ def parse(kind: type[Args], words: list[str], prog: str, default: Args | None = 
             `default` names code that the words do not give: see require_no_saved_code.
     """
     if {"-h", "--help"} & set(words):
-        show_help(kind, prog, default)
+        show_help(kind, prog, default, words)
     given = read_words(kind, words)
     needed = [f for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
     missing = [f"--{f.name.replace('_', '-')}" for f in needed if f.name not in given and default is None]
@@ -55,28 +53,12 @@ def script_args(kind: type[Args], prog: str, default: Args) -> Args:
         raise SystemExit(2) from None
 
 
-def show_help(kind: type, prog: str, default: Any | None) -> NoReturn:
-    """Print what every option means with the value that it starts from, which may be from a file, and exit."""
-    start: dict[str, Any] = {}
-    if default is not None:
-        start["default"] = shown = object.__new__(without_unread(kind))  # as it is printed, whatever its class would say
-        vars(shown).update({name: printable(value) for name, value in vars(default).items()})
-    tyro.cli(without_unread(kind), args=["--help"], prog=prog, config=(tyro.conf.SuppressFixed,), **start)
+def show_help(kind: type, prog: str, default: Any | None, words: list[str]) -> NoReturn:
+    """Print what the options mean, or all about those that follow --help, with the values that they start from, and exit."""
+    start = {} if default is None else vars(default)
+    asked = [name for option in options_in(words) if option.name == "help" for name in option.values]
+    print("\n\n".join(all_about(kind, prog, start, name) for name in asked) if asked else overview(kind, prog, start))
     raise SystemExit(0)
-
-
-def printable(value: Any) -> Any:
-    """A value with its texts as a terminal may show them."""
-    if isinstance(value, (list, tuple)):
-        return type(value)(printable(part) for part in value)
-    return visible(value) if isinstance(value, str) else value
-
-
-@cache
-def without_unread(kind: type[Args]) -> type[Args]:
-    """The dataclass `kind` without the fields that nothing reads, for its help; given all the same, they are refused."""
-    hidden = [(f.name, tyro.conf.Suppress[f.type], field(default=f.default)) for f in fields(kind) if f.name in kind.unread]
-    return make_dataclass(kind.__name__, hidden, bases=(kind,), kw_only=True, namespace={"__doc__": kind.__doc__})
 
 
 def recipe_names(algorithm: str) -> list[str]:

@@ -13,11 +13,11 @@ import re
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from tyro.constructors import PrimitiveConstructorSpec
 
 from rlhf_lib.args.rules import InputError, require
 
@@ -26,6 +26,20 @@ NAMES_A_FILE = re.compile(r"\.py(:|=|$)", re.IGNORECASE)
 INSTALLED = (sysconfig.get_paths()["stdlib"], "site-packages", "dist-packages")
 OWN = f"{Path(__file__).parents[1]}{os.sep}"
 PREFIX = "rlhf_file_"  # of the names under which loaded files stand in sys.modules
+IN_PYTHON_ONLY = "in Python only"
+"""In an annotation: no word of the command line sets this field."""
+
+
+@dataclass(frozen=True)
+class FromWords:
+    """In an annotation: how the command line reads a field that its type does not say."""
+
+    looks: str
+    """What a value looks like, for the help."""
+    read: Callable[[Any], Any]
+    """The value of a word, or of the list of all words."""
+    takes_all: bool = False
+    """Whether it is read from all words that follow the option."""
 
 
 class CodeInFile(str):
@@ -141,23 +155,11 @@ def from_word(word: str) -> str:
     return CodeInFile(word) if NAMES_A_FILE.search(word) else word
 
 
-def typed(metavar: str, or_none: bool = False) -> PrimitiveConstructorSpec[Any]:
+def typed(looks: str, or_none: bool = False) -> FromWords:
     """How the command line reads a value that may be FILE.py:NAME; with `or_none` the word None is no value."""
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: None if or_none and words[0] == "None" else from_word(words[0]),
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: ["None" if value is None else saved_name(value)],
-    )
+    return FromWords(looks, lambda word: None if or_none and word == "None" else from_word(word))
 
 
-def words(metavar: str) -> PrimitiveConstructorSpec[Any]:
+def words(looks: str) -> FromWords:
     """How the command line reads a field of several texts that Python may also give as a dict."""
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=f"[{metavar} [{metavar} ...]]",
-        instance_from_str=tuple,
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: list(value) if isinstance(value, tuple) else [],
-    )
+    return FromWords(f"[{looks} ...]", tuple, takes_all=True)

@@ -7,10 +7,7 @@ from dataclasses import dataclass, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import tyro
-from tyro.constructors import PrimitiveConstructorSpec
-
-from rlhf_lib.args.code import CodeInFile
+from rlhf_lib.args.code import IN_PYTHON_ONLY, CodeInFile, FromWords
 from rlhf_lib.args.rules import InputError, require
 from rlhf_lib.args.types import annotations_of
 
@@ -90,7 +87,7 @@ def read_words(kind: type, words: list[str]) -> dict[str, Any]:
     """
     annotations = annotations_of(kind)
     known = {field.name: annotations.get(field.name, str) for field in fields(kind)}
-    known = {name: annotation for name, annotation in known.items() if tyro.conf.Suppress not in get_args(annotation)}
+    known = {name: annotation for name, annotation in known.items() if IN_PYTHON_ONLY not in get_args(annotation)}
     found = {}
     for option in options_in(words):
         name = option.name
@@ -120,23 +117,23 @@ def read_value(option: Option, annotation: Any) -> Any:
     """The value of an option as its annotation reads it; what it does not allow stays a text, which the class refuses."""
     spec = spec_of(annotation)
     kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    if spec is not None and spec.nargs == "*":
-        return spec.instance_from_str(list(option.values))
+    if spec is not None and spec.takes_all:
+        return spec.read(option.values)
     if get_origin(kind) is tuple:
         return tuple(read_word(option.typed, word, get_args(kind)[0]) for word in option.values)
     return read_word(option.typed, option.only_value(), annotation)
 
 
-def spec_of(annotation: Any) -> PrimitiveConstructorSpec | None:
+def spec_of(annotation: Any) -> FromWords | None:
     """How an annotation says that it is read from words, if it does."""
-    return next((part for part in get_args(annotation) if isinstance(part, PrimitiveConstructorSpec)), None)
+    return next((part for part in get_args(annotation) if isinstance(part, FromWords)), None)
 
 
 def read_word(typed: str, word: str, annotation: Any) -> Any:
     """One word as an annotation reads it."""
     spec = spec_of(annotation)
     if spec is not None:
-        value = spec.instance_from_str([word])
+        value = spec.read(word)
         is_name = value is None or isinstance(value, CodeInFile) or (":" not in word and typed.strip("-") not in ("reward-fn",))
         require(is_name, f"{typed} {word!r} is not FILE.py:NAME; code of your own is named by a file that ends in .py")
         return value

@@ -6,9 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
-import tyro
-
-from rlhf_lib.args.code import typed, words
+from rlhf_lib.args.code import IN_PYTHON_ONLY, typed, words
 from rlhf_lib.args.given import column_names, require_prompts
 from rlhf_lib.args.rules import default_of, require
 from rlhf_lib.args.training import AdapterArgs, TaskArgs, TaskName, TrainingArgs
@@ -90,7 +88,7 @@ class RLArgs(SamplerArgs, AdapterArgs, TaskArgs, TrainingArgs):
     reward_fn: Annotated[Callable | str | None, typed("{None}|FILE.py:NAME", or_none=True)] = None
     """Reward of the fixed prefix, fn(list[str]) -> float tensor [batch]: FILE.py:NAME, in Python the function. None counts full
     stops."""
-    prompts: Annotated[Any, tyro.conf.Suppress] = None
+    prompts: Annotated[Any, IN_PYTHON_ONLY] = None
     """Prompts from Python in place of a task: texts, or conversations that go through the model's chat template, lists of
     {"role": ..., "content": ...}. Not a CLI flag."""
     columns: Annotated[tuple[str, ...] | dict[str, Any] | None, words("OURS=THEIRS")] = ()

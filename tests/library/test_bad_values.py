@@ -33,7 +33,7 @@ def run(capsys, monkeypatch, tmp_path):
     def call(*words):
         try:
             code = cli.main([str(word) for word in words])
-        except SystemExit as stop:  # tyro ends like this
+        except SystemExit as stop:  # --help ends like this
             code = stop.code
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err

@@ -1,12 +1,30 @@
 """The command line: help that teaches, and bad input answered with value, rule and remedy, exit code 2, no traceback."""
 
+import ast
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
 from rlhf_lib import cli
+from rlhf_lib.args import (
+    CompareArgs,
+    EvalArgs,
+    MergeArgs,
+    PretrainArgs,
+    RLArgs,
+    SampleArgs,
+    commands,
+    policy_gradients,
+    reinforcement,
+    supervised,
+    training,
+)
+from rlhf_lib.args.help import GROUPS, beginning, overview
+from rlhf_lib.cli import TRAINABLE
 
 TINY = [
     "--device",
@@ -33,7 +51,7 @@ def run(capsys):
     def call(*words):
         try:
             code = cli.main([str(word) for word in words])
-        except SystemExit as stop:  # tyro ends like this
+        except SystemExit as stop:  # --help ends like this
             code = stop.code
         captured = capsys.readouterr()
         return code, captured.out + captured.err
@@ -102,26 +120,70 @@ def test_help(words, run):
     assert "usage" in out
 
 
-def test_help_says_what_every_field_means(run):
-    from dataclasses import fields
+@pytest.mark.parametrize("kind", [*TRAINABLE.values(), SampleArgs, EvalArgs, CompareArgs, MergeArgs, PretrainArgs])
+def test_help_is_two_screens_of_options_in_groups(kind, monkeypatch):
+    """Every field that is read, once, with a meaning, on lines that fit a terminal; no group names a field that is not."""
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = overview(kind, "rlhf", {}).splitlines()
+    assert len(lines) <= 112
+    assert max(map(len, lines)) <= 120
+    for f in fields(kind):
+        own = [line.split(maxsplit=2) for line in lines if line.startswith(f"  --{f.name.replace('_', '-')} ")]
+        assert len(own) == (f.name != "prompts" and f.name not in kind.unread), f.name
+        assert all(len(parts) == 3 and len(parts[2]) > 10 for parts in own), own
 
-    from rlhf_lib.args import GrpoArgs
 
-    _, out = run("train", "grpo", "--task", "pocket", "--help")
-    for f in fields(GrpoArgs):
-        is_shown = f"--{f.name.replace('_', '-')} " in out.replace(",", " ")
-        assert is_shown == (f.name != "prompts" and f.name not in GrpoArgs.unread), f.name
-    import ast
-    import inspect
+def test_every_group_of_the_help_is_of_fields():
+    known = {f.name for kind in [*TRAINABLE.values(), EvalArgs, CompareArgs] for f in fields(kind)}
+    named = [name for names in GROUPS.values() for name in names]
+    assert set(named) <= known
+    assert len(named) == len(set(named))
+    common = {f.name for f in fields(RLArgs)} - {"prompts"}
+    assert common <= set(named)
 
-    from rlhf_lib.args import commands, supervised, training
 
-    nodes = [node for module in (commands, supervised, training) for node in ast.parse(inspect.getsource(module)).body]
+def test_help_of_an_option_is_all_of_it(run):
+    code, out = run("train", "grpo", "--task", "pocket", "--help", "clip-coef", "dtype", "prepend_bos")
+    assert code == 0
+    assert "--clip-coef X    (starts from 0.2)\n    The policy ratio's gain stops below 1 - this and above 1 + this." in out
+    assert "--dtype float32|bfloat16|4bit    (starts from float32)" in out
+    assert 'needs pip install "rlhf_lib[quantized]".' in out
+    assert "--prepend-bos, --no-prepend-bos    (starts from on)" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "rloo", "--help", "batch-sise"], "did you mean --batch-size"),
+        (["train", "rloo", "--help", "gamma"], "it needs a critic"),
+        (["train", "reinforce", "--help", "group-size"], "compares no completions"),
+        (["merge", "--help", "nonsense"], "rlhf merge --help lists all"),
+    ],
+)
+def test_help_of_what_is_no_option(words, said, run):
+    code, out = run(*words)
+    assert code == 2
+    assert said in out
+
+
+def test_a_text_begins_with_a_whole_clause_where_one_fits():
+    assert beginning("Short.", 20) == "Short."
+    assert beginning("One clause; and another that is long.", 20) == "One clause."
+    assert beginning("As in Yu et al. 2025, which goes on.", 30) == "As in Yu et al. 2025, which…"
+    assert beginning("Needs more (see a. and b; c) than fits here.", 30) == "Needs more (see a. and b; c)…"
+
+
+def test_every_field_has_a_docstring():
+    nodes = [
+        node
+        for module in (commands, supervised, training, reinforcement, policy_gradients)
+        for node in ast.parse(inspect.getsource(module)).body
+    ]
     for node in nodes:
         if isinstance(node, ast.ClassDef):
             body = node.body
             for field, after in zip(body, [*body[1:], None], strict=True):
-                if isinstance(field, ast.AnnAssign) and field.target.id != "unread":
+                if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
                     assert isinstance(after, ast.Expr), f"{node.name}.{field.target.id} says nothing"
 
 

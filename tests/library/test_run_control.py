@@ -431,7 +431,7 @@ def test_a_run_without_anything_yet(tmp_path, capsys):
 
 
 def code_of(words):
-    """A command's exit code; tyro exits by itself where an argument is wrong, from some version on."""
+    """A command's exit code."""
     try:
         return cli.main(words)
     except SystemExit as stop:
