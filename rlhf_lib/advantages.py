@@ -2,7 +2,7 @@
 
 Values come as [batch seq], as the model gives them: the value of generated token t stands one position earlier, where the
 token was chosen, so the generated values are values[:, prefix_len - 1 : -1]. A completion's reward is paid at its last real
-token; past the end of a sequence the value is 0.
+token; past the end of a sequence the value is 0. Tokens that were put into a completion from outside are skipped.
 """
 
 from typing import Literal
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlhf_lib.args import InputError
+from rlhf_lib.layout import skipping_holes
 from rlhf_lib.objectives import Mask, hide
 
 Deviation = Literal["unbiased", "population", "none"]
@@ -41,9 +42,11 @@ def real_tokens(values: Float[Tensor, "batch seq"], prefix_len: int, mask: Mask)
 
 def last_real_token(mask: Float[Tensor, "batch gen"]) -> Float[Tensor, "batch gen"]:
     """1 at the last real token of each sequence, 0 elsewhere."""
-    return mask - torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    left = mask.flip(1).cumsum(dim=1).flip(1)  # real tokens from here on
+    return mask * (left == 1)
 
 
+@skipping_holes()
 def compute_advantages(
     values: Float[Tensor, "batch seq"], rewards: Float[Tensor, " batch"], prefix_len: int, *, mask: Mask = None
 ) -> Float[Tensor, "batch gen"]:
@@ -77,6 +80,7 @@ def compute_token_rewards(
     return last_real_token(mask) * scores[:, None] - kl_coef * penalty
 
 
+@skipping_holes()
 def compute_gae(
     values: Float[Tensor, "batch seq"],
     rewards: Float[Tensor, " batch"] | Float[Tensor, "batch gen"],

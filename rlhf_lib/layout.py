@@ -16,7 +16,13 @@ where it was chosen. The second completion ends at once:
 `mask` and `attention_mask` are two things: a token that was put into a completion from outside is seen (1) but not trained (0).
 """
 
-from typing import TypeVar
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 Whole = TypeVar("Whole")  # a tensor of [batch seq ...], or logits that are not yet computed
 
@@ -37,3 +43,37 @@ def chosen_at(whole: Whole, gen_len: int) -> Whole:
 def with_last_of_prompt(whole: Whole, gen_len: int) -> Whole:
     """The column of the prompt's last token and the generated ones, gen_len + 1 in all, as a pass with logits_to_keep has."""
     return whole[:, -gen_len - 1 :]
+
+
+def skipping_holes() -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """A decorator for function(values, rewards, prefix_len, *, mask, ...) that goes from token to token: it skips holes.
+
+    A hole is what was put into a completion from outside, mask 0 between ones. The function sees the trained tokens alone,
+    each followed by the next one, as if nothing stood between them; at holes the result is 0.
+    """
+
+    def decorate(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(function)
+        def call(values: Tensor, rewards: Tensor, prefix_len: int, **options: Any) -> Tensor:
+            mask = options.get("mask")
+            if mask is None or not has_holes(mask):
+                return function(values, rewards, prefix_len, **options)
+            order = (mask == 0).long().argsort(dim=1, stable=True)  # trained tokens first, in their order
+
+            def closed_up(columns: Tensor | None) -> Tensor | None:
+                is_by_token = columns is not None and columns.shape == mask.shape
+                return columns.gather(1, order) if is_by_token else columns
+
+            given = {name: closed_up(option) if isinstance(option, Tensor) else option for name, option in options.items()}
+            chosen = nn.functional.pad(closed_up(values[:, prefix_len - 1 : -1]), (0, 1))
+            found = function(chosen, closed_up(rewards), 1, **given)
+            return torch.zeros_like(found).scatter(1, order, found)
+
+        return call
+
+    return decorate
+
+
+def has_holes(mask: Float[Tensor, "batch gen"]) -> bool:
+    """Whether a 0 stands before a 1 in any row."""
+    return bool((mask[:, 1:] > mask[:, :-1]).any())

@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from rlhf_lib import engine
 from rlhf_lib.args import InputError
 from rlhf_lib.engine import sped_up_by
-from rlhf_lib.layout import with_last_of_prompt
+from rlhf_lib.layout import generated, with_last_of_prompt
 from rlhf_lib.models import encode_prompts, padding_id
 from rlhf_lib.models.caching import cache_name, check_sampling, pass_cache_by_any_name, takes_positions
 
@@ -35,7 +35,7 @@ class Rollout:
     attention_mask: Int[Tensor, "batch seq"]
     """0 on left padding, and on what follows the end."""
     mask: Float[Tensor, "batch gen"]
-    """1 up to and including the first end-of-sequence token, 0 after."""
+    """What is trained: 1 up to and including the first end-of-sequence token, 0 after, and on what was put in from outside."""
     logprobs: Float[Tensor, "batch gen"]
     """Log-probabilities of the sampled tokens under softmax(logits / temperature), in nats."""
     sampler_logprobs: Float[Tensor, "batch gen"]
@@ -51,18 +51,18 @@ class Rollout:
     @property
     def ended(self) -> list[bool]:
         """Which completions ended before the last position that they could have."""
-        return (self.mask[:, -1] == 0).tolist()
+        return (self.attention_mask[:, -1] == 0).tolist()
 
     @property
     def completion_ids(self) -> list[list[int]]:
-        """Generated tokens of each completion, the end included, padding left out."""
-        generated = self.ids[:, self.prefix_len :].tolist()
-        return [row[: int(count)] for row, count in zip(generated, self.lengths.tolist(), strict=True)]
+        """Tokens of each completion, the end included, padding left out."""
+        rows = generated(self.ids, self.mask.shape[1]).tolist()
+        return [row[: int(count)] for row, count in zip(rows, self.lengths.tolist(), strict=True)]
 
     @property
     def lengths(self) -> Float[Tensor, " batch"]:
-        """Generated tokens of each completion, the end included."""
-        return self.mask.sum(dim=1)
+        """Tokens of each completion, the end included, and what was put into it from outside."""
+        return generated(self.attention_mask, self.mask.shape[1]).to(self.mask.dtype).sum(dim=1)
 
     def take(self, rows: list[int]) -> "Rollout":
         """The completions of these numbers, in this order."""

@@ -11,7 +11,7 @@ from rlhf_lib.args import InputError
 
 PACKAGE = Path(__file__).parents[1]
 Definition = ast.FunctionDef | ast.ClassDef
-SHORTCUTS = ("sped_up_by",)
+SHORTCUTS = ("sped_up_by", "skipping_holes")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def first_line(node: Definition) -> int:
 
 
 def shortcuts(node: ast.AST) -> list[ast.expr]:
-    """The decorators that name a faster way underneath, or another's: no part of what is studied."""
+    """The decorators of a faster way underneath, and of what is not taught: no part of what is studied."""
     decorators = [d for part in ast.walk(node) for d in getattr(part, "decorator_list", [])]
     return [d for d in decorators if isinstance(d, ast.Call) and ast.unparse(d.func) in SHORTCUTS]
 

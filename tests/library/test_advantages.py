@@ -13,6 +13,7 @@ from rlhf_lib.advantages import (
     compute_group_advantages,
     compute_leave_one_out,
     compute_process_advantages,
+    last_real_token,
     normalize_reward,
 )
 from rlhf_lib.args import InputError
@@ -171,3 +172,49 @@ def test_inputs_are_left_alone():
     normalize_reward(rewards)
     assert torch.equal(values, before[0])
     assert torch.equal(rewards, before[1])
+
+
+@pytest.mark.parametrize("by_token", [False, True], ids=["one reward", "a reward a token"])
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    prefix_len=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+    with_dones=st.booleans(),
+)
+def test_what_is_put_in_from_outside_is_skipped(by_token, lengths, prefix_len, seed, with_dones):
+    """A completion with other tokens between its own has the advantages of the same one without them, and 0 there."""
+    random = torch.Generator().manual_seed(seed)
+    gen_len = 9
+    values = torch.randn(len(lengths), prefix_len + gen_len, generator=random)
+    mask, closed = torch.zeros(2, len(lengths), gen_len)
+    columns, dones = torch.randn(2, len(lengths), gen_len, generator=random)
+    rewards, dones = columns if by_token else columns[:, 0], (dones > 1).float()
+    places = [torch.randperm(gen_len, generator=random)[:length].sort().values for length in lengths]
+    short = torch.zeros(len(lengths), 1 + gen_len)
+    short_rewards, short_dones = torch.zeros(2, len(lengths), gen_len)
+    for i, place in enumerate(places):
+        mask[i, place], closed[i, : len(place)] = 1, 1
+        short[i, : len(place)] = values[i, prefix_len - 1 + place]
+        short_rewards[i, : len(place)], short_dones[i, : len(place)] = columns[i, place], dones[i, place]
+    given_rewards = (rewards, short_rewards if by_token else rewards)
+    options = {"gamma": 0.9, "gae_lambda": 0.8}
+    found, expected = (
+        compute_gae(v, r, prefix, mask=m, dones=d if with_dones else None, **options)
+        for v, r, prefix, m, d in (
+            (values, given_rewards[0], prefix_len, mask, dones),
+            (short, given_rewards[1], 1, closed, short_dones),
+        )
+    )
+    for i, place in enumerate(places):
+        torch.testing.assert_close(found[i, place], expected[i, : len(place)])
+    assert (found[mask == 0] == 0).all()
+    if not by_token:
+        one_step = compute_advantages(values, rewards, prefix_len, mask=mask)
+        torch.testing.assert_close(one_step, compute_gae(values, rewards, prefix_len, gae_lambda=0.0, mask=mask))
+
+
+def test_the_last_real_token_stands_behind_holes():
+    mask = torch.tensor([[1.0, 0, 0, 1, 1], [0, 1, 0, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
+    expected = torch.tensor([[0.0, 0, 0, 0, 1], [0, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]])
+    assert torch.equal(last_real_token(mask), expected)
