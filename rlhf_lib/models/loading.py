@@ -94,14 +94,19 @@ class LoadedBase:
         Raises:
             InputError: a model that the fast passes do not cover.
         """
-        places = {
-            id(parameter): (module, name)
-            for module in self.bridge.modules()
-            for name, parameter in module.named_parameters(recurse=False)
-        }
+        modules = list(self.bridge.modules())
+        places = {id(own): (m, name) for m in modules for name, own in m.named_parameters(recurse=False)}
+        named = {name: places.get(id(parameter)) for name, parameter in self.parameters.items()}
+        copies = [  # a bridge's norms remember their weights, which would keep the whole model in memory
+            (vars(module), name, places[id(value)])
+            for module in modules
+            for name, value in vars(module).items()
+            if isinstance(value, nn.Parameter) and id(value) in places
+        ]
         self.passes.shard()
-        found = {name: places.get(id(parameter)) for name, parameter in self.parameters.items()}
-        self.parameters |= {name: getattr(*place) for name, place in found.items() if place is not None}
+        self.parameters |= {name: getattr(*place) for name, place in named.items() if place is not None}
+        for attributes, name, place in copies:
+            attributes[name] = getattr(*place)
 
 
 def resolve_name(name_or_path: str | os.PathLike, what: str = "base_model") -> str:
