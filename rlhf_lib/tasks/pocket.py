@@ -15,7 +15,7 @@ class PocketTask(Task):
     """Word problems of one to four steps; the column "answer" holds the number."""
 
     name = "pocket"
-    answer_form = "<answer>{}</answer>"
+    answer_form = "<answer>\n{}\n</answer>\n"
     reward_fns = (correctness_reward,)
 
     def draw(self, count: int, seed: int, phase: int) -> Prompts:

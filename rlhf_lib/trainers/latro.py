@@ -1,8 +1,9 @@
 """LaTRO (Chen et al. 2024): no verifier; reasoning is as good as the right answer is likely after it.
 
-The sampled reasoning ends where the model would begin its answer, and the right one is put there in its place. The answer's
-log-probability is the reward of the reasoning before it, which learns by leave-one-out; the answer's own tokens learn by plain
-maximum likelihood, the second term of the same gradient.
+The sampled reasoning goes up to the mark with which the model begins its answer, and the right one is put there in place of its
+own; where it makes no mark, that is put there too. The answer's log-probability is the reward of the reasoning before it, which
+learns by leave-one-out; the answer's own tokens learn by plain maximum likelihood, the second term of the same gradient. What
+was put in besides is seen, and teaches nothing.
 """
 
 import torch
@@ -26,39 +27,43 @@ class LatroTrainer(PolicyGradientTrainer):
     """1 on the tokens of the right answers; the rollout's own mask is 1 on those of the reasoning."""
 
     def sample(self, prompts: Prompts) -> Rollout:
-        """Sampled completions, each cut where its answer begins, with the right answer behind."""
+        """Sampled completions up to the mark of their answer, with the right answer behind."""
         sampled = super().sample(prompts)
-        answers = [self.answer_ids(str(answer)) for answer in prompts.columns["answer"]]
-        counts = [
-            min(self.reasoning_length(ids), self.args.gen_len - len(answer))
-            for ids, answer in zip(sampled.completion_ids, answers, strict=True)
-        ]
-        answered, self.answer_mask = with_answers(sampled, counts, answers, padding_id(self.model.tokenizer))
+        reasoning, added, untaught = [], [], []
+        for ids, answer in zip(sampled.completion_ids, prompts.columns["answer"], strict=True):
+            own, put, between = self.with_answer(ids, str(answer))
+            reasoning.append(own)
+            added.append(put)
+            untaught.append(between)
+        answered, self.answer_mask = with_answers(sampled, reasoning, added, untaught, padding_id(self.model.tokenizer))
         return answered
 
-    def answer_ids(self, answer: str) -> list[int]:
-        """The tokens of a right answer in the task's form, the end of sequence included.
+    def with_answer(self, ids: list[int], answer: str) -> tuple[int, list[int], int]:
+        """How many tokens of a completion are kept, what follows them, and how many of that are not the answer yet.
 
         Raises:
-            InputError: they leave no room in gen_len.
+            InputError: the answer leaves no room in gen_len.
         """
-        tokenizer = self.model.tokenizer
-        ids = tokenizer.encode(self.task.answer_form.format(answer), add_special_tokens=False)
-        ids += end_ids_of(self.model, tokenizer)[:1]
-        if len(ids) >= self.args.gen_len:
+        tokenizer, form, ends = self.model.tokenizer, self.task.answer_form, end_ids_of(self.model, self.model.tokenizer)
+        head, own = form.partition("{}")[0], [i for i in ids if i not in ends]
+        whole = [*tokenizer.encode(form.format(answer), add_special_tokens=False), *ends[:1]]
+        room = self.args.gen_len - len(whole)
+        if room < 1:
             raise InputError(
-                f"gen_len={self.args.gen_len} leaves no room for reasoning before the answer {answer!r}, which has {len(ids)} "
-                "tokens; raise it"
+                f"gen_len={self.args.gen_len} leaves no room for reasoning before the answer {answer!r}, which has "
+                f"{len(whole)} tokens; raise it"
             )
-        return ids
+        untaught = sum(len(tokenizer.decode(whole[:count])) <= len(head) for count in range(1, len(whole)))
+        kept = self.tokens_up_to(own, head.strip())
+        if kept is None or kept > room:
+            return min(len(own), room), whole, untaught
+        begun = self.tokens_up_to(whole, head.strip())
+        return kept, whole[begun:], untaught - begun
 
-    def reasoning_length(self, ids: list[int]) -> int:
-        """How many tokens of a completion stand before its answer; all but an end of sequence where it gives none."""
-        mark, ends = self.task.answer_form.partition("{}")[0].strip(), end_ids_of(self.model, self.model.tokenizer)
-        ids = [i for i in ids if i not in ends]
-        if mark not in self.model.tokenizer.decode(ids):
-            return len(ids)
-        return next(count for count in range(len(ids)) if mark in self.model.tokenizer.decode(ids[: count + 1]))
+    def tokens_up_to(self, ids: list[int], mark: str) -> int | None:
+        """How many tokens it takes to write the mark; None where they do not write it."""
+        decode = self.model.tokenizer.decode
+        return next((count for count in range(1, len(ids) + 1) if mark in decode(ids[:count])), None)
 
     def compute_token_advantages(
         self, rewards: Float[Tensor, " batch"], scores: TokenScores, sampled: Rollout
@@ -77,20 +82,23 @@ class LatroTrainer(PolicyGradientTrainer):
 
 
 def with_answers(
-    sampled: Rollout, counts: list[int], answers: list[list[int]], pad_id: int
+    sampled: Rollout, reasoning: list[int], added: list[list[int]], untaught: list[int], pad_id: int
 ) -> tuple[Rollout, Float[Tensor, "batch gen"]]:
-    """A rollout whose completions are their first `counts` tokens and then an answer; and the mask of the answers' tokens."""
+    """A rollout in which `added` tokens follow the first `reasoning` ones of a completion; and the mask of the answers.
+
+    The first `untaught` tokens of those added are in neither mask.
+    """
     gen_len, prefix_len = sampled.mask.shape[1], sampled.prefix_len
     ids: Int[Tensor, "batch gen"] = torch.full_like(generated(sampled.ids, gen_len), pad_id)
-    mask, answer_mask = torch.zeros_like(sampled.mask), torch.zeros_like(sampled.mask)
-    for row, (count, answer) in enumerate(zip(counts, answers, strict=True)):
-        ids[row, :count] = generated(sampled.ids, gen_len)[row, :count]
-        ids[row, count : count + len(answer)] = torch.tensor(answer, device=ids.device)
-        mask[row, :count], answer_mask[row, count : count + len(answer)] = 1, 1
-    seen = (mask + answer_mask).to(sampled.attention_mask)
+    mask, answer_mask, seen = torch.zeros_like(sampled.mask), torch.zeros_like(sampled.mask), torch.zeros_like(ids)
+    for row, (own, put, between) in enumerate(zip(reasoning, added, untaught, strict=True)):
+        end = own + len(put)
+        ids[row, :own] = generated(sampled.ids, gen_len)[row, :own]
+        ids[row, own:end] = torch.tensor(put, device=ids.device)
+        mask[row, :own], answer_mask[row, own + between : end], seen[row, :end] = 1, 1, 1
     answered = Rollout(
         ids=torch.cat([sampled.ids[:, :prefix_len], ids], dim=1),
-        attention_mask=torch.cat([sampled.attention_mask[:, :prefix_len], seen], dim=1),
+        attention_mask=torch.cat([sampled.attention_mask[:, :prefix_len], seen.to(sampled.attention_mask)], dim=1),
         mask=mask,
         logprobs=sampled.logprobs * mask,
         sampler_logprobs=sampled.sampler_logprobs * mask,

@@ -239,6 +239,13 @@ class TestRows:
         torch.testing.assert_close(found[:, 0], (total - total.mean()) / (total.std() + 1e-5), atol=1e-4, rtol=1e-4)
 
 
+def worked_answers():
+    """Worked solutions of the bundled problems that give their answer in tags, with that answer."""
+    worked = PocketTask().worked(50)
+    pairs = zip(worked.columns["solution"], worked.columns["answer"], strict=True)
+    return [pair for pair in pairs if "<answer>" in pair[0]]
+
+
 class TestLatro:
     def test_right_answers_stand_behind_the_reasoning(self, build):
         trainer = build("latro", group_size=4, gen_len=40, batch_size=16)
@@ -246,13 +253,16 @@ class TestLatro:
         prompts = trainer.task.draw(4, 0, 0).repeat(4)
         tokenizer = trainer.model.tokenizer
         for i, answer in enumerate(prompts.columns["answer"]):
-            row = generated(memory.sample_ids, 40)[i]
-            assert tokenizer.decode(row[trainer.answer_mask[i] == 1]) == f"<answer>{answer}</answer></s>"
-            reasoning = tokenizer.decode(row[trainer.sampled.mask[i] == 1])
-            assert "<answer>" not in reasoning
-            assert trainer.sampled.completions[i].startswith(reasoning.removesuffix("</s>")[:20])
+            row, seen = (generated(found, 40)[i] for found in (memory.sample_ids, memory.attention_mask))
+            taught, reasoning = trainer.answer_mask[i] == 1, trainer.sampled.mask[i] == 1
+            assert tokenizer.decode(row[taught]) == f"{answer}\n</answer>\n</s>"
+            assert tokenizer.decode(row[seen == 1]).endswith(f"<answer>\n{answer}\n</answer>\n</s>")
+            completion, kept = trainer.sampled.completions[i], tokenizer.decode(row[reasoning])
+            assert completion.startswith(kept)
+            assert "<answer>" not in kept.removesuffix("<answer>")
+            assert tokenizer.decode(row[(seen == 1) & ~taught & ~reasoning]) == ("\n" if "<answer>" in kept else "<answer>\n")
         assert torch.equal(memory.mask, trainer.sampled.mask + trainer.answer_mask)
-        assert torch.equal(memory.attention_mask[:, -40:], memory.mask.long())
+        assert (trainer.sampled.mask * trainer.answer_mask == 0).all()
 
     def test_rewards_are_log_likelihoods(self, build):
         """By Hugging Face's own model, without a cache, one sequence at a time; leave-one-out of them, and 1 on answers."""
@@ -276,7 +286,8 @@ class TestLatro:
             build("latro", group_size=4, gen_len=4).rollout_phase()
 
     def test_forms_of_answers(self):
-        assert PocketTask.answer_form == "<answer>{}</answer>"
+        assert PocketTask.answer_form == "<answer>\n{}\n</answer>\n"
+        assert all(text.endswith(PocketTask.answer_form.format(answer)) for text, answer in worked_answers())
         forms = {style: Gsm8kTask(GrpoArgs(task="gsm8k", prompt_style=style)).answer_form for style in ("plain", "xml")}
         assert forms == {"plain": "#### {}", "xml": "<answer>\n{}\n</answer>\n"}
 
