@@ -32,7 +32,7 @@ from torch import Tensor
 
 from rlhf_lib.models import BridgedTransformer, encode_prompts, padding_id
 from rlhf_lib.models.loading import BUNDLED, quiet_transformers
-from rlhf_lib.rollouts import Decoder, decode
+from rlhf_lib.rollouts import PolicyDecoder, decode
 from rlhf_lib.tasks import PocketTask
 
 PROMPT_LEN = 32
@@ -129,8 +129,10 @@ class Contest:
         """A call that samples a batch once and gives the generated tokens [batch gen]."""
         pad = padding_id(self.ours.tokenizer)
         if system == "ours":
-            hf = self.ours.base_model.original_model
-            return lambda: decode(Decoder(hf, mask), ids, gen_len, end_ids, pad).tokens
+            passes = self.ours.base.passes
+            if passes.fast is None:
+                raise SystemExit(f"{self.theirs.config.model_type} has no fast passes, which are what is measured")
+            return lambda: decode(PolicyDecoder(passes, mask), ids, gen_len, end_ids, pad).tokens
         self.theirs.generation_config.eos_token_id = None  # the option below counts only if this is unset
         options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": gen_len}
         ends = {"eos_token_id": end_ids or None, "pad_token_id": pad}
