@@ -2,9 +2,9 @@
 
     python benchmarks/distinct.py [--gen-lens 16 48 128] [--output benchmarks/results/distinct.md]
 
-The cells of benchmarks/rollout.py with 128 distinct prompts of 32 tokens on the bundled model. Both sides run in turn, one round
-uncounted; seconds are medians without the profiler, shares are of torch.profiler's self CPU time in one run more. The last row is
-what reading all keys and values once a step takes at the speed at which this machine adds up a tensor of that size.
+The cells of benchmarks/rollout.py with 128 distinct prompts of 32 tokens on the bundled model. Both sides run in turn, one
+round uncounted; seconds are medians without the profiler, shares are of torch.profiler's self CPU time in one run more. The
+last row is what reading all keys and values once a step takes, as fast as this machine adds up a tensor of that size.
 """
 
 import argparse

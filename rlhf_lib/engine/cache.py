@@ -12,6 +12,7 @@ from rlhf_lib.engine.trunk import PackedAttention, in_rows
 from rlhf_lib.engine.weights import Weights
 
 Store = list[Float[Tensor, "rows kv_heads slots d_head"]]
+MORE_SLOTS = 16  # that are made at a time: keys are read faster without much empty room between them
 
 
 class Cache:
@@ -20,13 +21,15 @@ class Cache:
     Prompts fill the first `widest` slots from the left; the token generated at step t has slot widest + t in every row.
     """
 
-    def __init__(self, weights: Weights, rows: int, slots: int):
-        self.keys, self.values = (empty_store(weights, rows, slots) for _ in range(2))
+    def __init__(self, weights: Weights, rows: int, slots: int, at_first: int | None = None):
+        """`at_first` slots are there in the beginning, the others as they are needed; None: all are."""
+        self.slots = slots
+        self.keys, self.values = (empty_store(weights, rows, min(slots, at_first or slots)) for _ in range(2))
 
     def begin(self, prompt_of: Int[Tensor, " rows"], lengths: Int[Tensor, " prompts"]) -> None:
         """Take in prompts of these lengths, each for the rows that have it."""
         self.prompt_of, self.widest = prompt_of, int(lengths.max())
-        self.lengths, slot = lengths[prompt_of], torch.arange(self.keys[0].shape[2], device=lengths.device)
+        self.lengths, slot = lengths[prompt_of], torch.arange(self.slots, device=lengths.device)
         self.seen = (slot < self.lengths[:, None]) | (slot >= self.widest)
         self.place = slot - (self.widest - self.lengths[:, None]) * (slot >= self.widest)  # of a slot's token in its sequence
         self.has_gaps = bool((lengths != self.widest).any())
@@ -40,12 +43,9 @@ class Cache:
         self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor, reading: Reading
     ) -> Float[Tensor, "rows heads d_head"]:
         """What each row's query reads of the tokens so far, the one of `step` included, which joins them."""
-        keys, values, slot = self.keys[layer], self.values[layer], self.widest + step
-        keys[:, :, slot], values[:, :, slot] = k, v
+        keys, values = (joined_by(store, layer, self.widest + step, new) for store, new in ((self.keys, k), (self.values, v)))
         folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1])  # heads that share keys are more queries
-        return reading(folded, keys[:, :, : slot + 1], values[:, :, : slot + 1], self.mask(step, reading.window)).reshape(
-            q.shape
-        )
+        return reading(folded, keys, values, self.mask(step, reading.window)).reshape(q.shape)
 
     def mask(self, step: int, window: int | None) -> Bool[Tensor, "rows 1 1 slots"] | None:
         """Which slots a token generated at `step` sees; None: all that are filled."""
@@ -72,7 +72,7 @@ class GroupedCache:
     """
 
     def __init__(self, weights: Weights, rows: int, gen_len: int):
-        self.keys, self.values = (empty_store(weights, rows, gen_len) for _ in range(2))
+        self.keys, self.values = (empty_store(weights, rows, min(gen_len, MORE_SLOTS)) for _ in range(2))
         self.prompt_keys: Store = []
         self.prompt_values: Store = []
 
@@ -105,19 +105,18 @@ class GroupedCache:
         self, layer: int, step: int, q: Tensor, k: Tensor, v: Tensor, reading: Reading
     ) -> Float[Tensor, "rows heads d_head"]:
         """What each row's query reads of the tokens so far, the one of `step` included, which joins them."""
-        keys, values = self.keys[layer], self.values[layer]
-        keys[:, :, step], values[:, :, step] = k, v
+        keys, values = (joined_by(store, layer, step, new) for store, new in ((self.keys, k), (self.values, v)))
         first = 0 if reading.window is None else max(0, step + 1 - reading.window)  # of the row's own tokens that are seen
         folded = q.reshape(len(q), k.shape[1], -1, q.shape[-1])
         scores = self.from_prompts(reading.scores(self.of_prompts(folded), self.prompt_keys[layer]))
         unseen = self.unseen_from(step, reading.window)
         if unseen is not None:
             scores = scores.masked_fill(unseen, -float("inf"))
-        own = reading.scores(folded, keys[:, :, first : step + 1])
+        own = reading.scores(folded, keys[:, :, first:])
         weights = torch.cat([scores, own], dim=-1).softmax(dim=-1)
         of_prompt, of_own = weights.split([scores.shape[-1], step + 1 - first], dim=-1)
         read = self.from_prompts(self.of_prompts(of_prompt) @ self.prompt_values[layer])
-        return (read + of_own @ values[:, :, first : step + 1]).reshape(q.shape)
+        return (read + of_own @ values[:, :, first:]).reshape(q.shape)
 
     def unseen_from(self, step: int, window: int | None) -> Bool[Tensor, "rows 1 1 widest"] | None:
         """Which columns of its prompt a row's token of `step` does not see; None: it sees all."""
@@ -149,6 +148,19 @@ def empty_store(weights: Weights, rows: int, slots: int) -> Store:
     """Memory for every layer."""
     like, shape = weights.no_vectors(), (rows, weights.kv_heads, slots, weights.head_width)
     return [torch.empty(shape, dtype=like.dtype, device=like.device) for _ in weights.blocks]
+
+
+def joined_by(
+    store: Store, layer: int, slot: int, new: Float[Tensor, "rows kv_heads d_head"]
+) -> Float[Tensor, "rows kv_heads filled d_head"]:
+    """A layer's filled slots, the last one with what is new; where there is no slot left, more are made."""
+    full = store[layer]
+    if slot == full.shape[2]:
+        store[layer] = full.new_empty(*full.shape[:2], slot + MORE_SLOTS, full.shape[3])
+        store[layer][:, :, :slot] = full
+        full = store[layer]
+    full[:, :, slot] = new
+    return full[:, :, : slot + 1]
 
 
 def keep_rows(cache: Cache | GroupedCache, rows: Int[Tensor, " kept"], filled: int) -> None:

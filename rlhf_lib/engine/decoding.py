@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_lib import parallel
 from rlhf_lib.engine.blocks import Block
-from rlhf_lib.engine.cache import Cache, GroupedCache, ReadCache, ReadPrompts
+from rlhf_lib.engine.cache import MORE_SLOTS, Cache, GroupedCache, ReadCache, ReadPrompts
 from rlhf_lib.engine.packing import Packing, pack
 from rlhf_lib.engine.parts import Adapters
 from rlhf_lib.engine.trunk import through_layers
@@ -64,7 +64,7 @@ class Reader:
         """An empty cache."""
         if rows >= GROUPED_FROM * prompts:
             return GroupedCache(self.weights, rows, gen_len)
-        return Cache(self.weights, rows, widest + gen_len)
+        return Cache(self.weights, rows, widest + gen_len, at_first=widest + MORE_SLOTS)
 
     def read_tokens(
         self, tokens: Int[Tensor, " rows"], positions: Int[Tensor, " rows"], step: int
