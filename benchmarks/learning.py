@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py pocket --seeds 0 1 2
     python benchmarks/learning.py family --seeds 0 1 2
+    python benchmarks/learning.py prompts-together --seeds 0 1 2
     python benchmarks/learning.py full-stops --base-model ../shared/models/stories260K --prefix "Once upon a time"
 
 Every run is a plain `rlhf train` command, printed before it starts; its directory stays under --runs. Results go to
@@ -28,7 +29,7 @@ def train(algorithm: str, options: dict[str, Any], directory: Path) -> dict[str,
     """Run one `rlhf train` (unless its directory holds a finished run) and return its summary with its curves."""
     if not (directory / "summary.json").exists():
         words = ["train", algorithm, "--output-dir", str(directory), "--log-samples-every", "0"]
-        words += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        words += [word for name, value in options.items() for word in (f"--{name}", *([] if value is True else [str(value)]))]
         print("rlhf", *words, flush=True)
         subprocess.run(
             [sys.executable, "-m", "rlhf_lib", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -139,6 +140,28 @@ def plot_family(given: argparse.Namespace) -> None:
     figure.savefig(RESULTS / "family.png", dpi=130)
 
 
+def prompts_together(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
+    """GRPO with minibatches drawn at random, and with those that keep a prompt's completions together."""
+    rows, table = [], []
+    for together in (False, True):
+        for seed in given.seeds:
+            name = f"grpo-pocket-seed{seed}{'-together' if together else ''}"
+            options = {"task": "pocket", "seed": seed, **({"keep-prompts-together": True} if together else {})}
+            summary = train("grpo", options, given.runs / name)
+            records = [json.loads(line) for line in (given.runs / name / "metrics.jsonl").read_text().splitlines()]
+            learning = sum(record["seconds_train"] for record in records)
+            correct = [record["correct"] for record in records]
+            reached = next((record["samples"] for record in records if record["correct"] >= 0.8), None)
+            kept = {name: summary[name] for name in ("accuracy_greedy_after", "seconds")}
+            rows.append({"together": together, "seed": seed, "learning": learning, "correct": correct, **kept})
+            accuracy = percent(summary["accuracy_greedy_after"])
+            table.append(
+                ("yes" if together else "no", seed, accuracy, reached, round(learning, 1), round(summary["seconds"], 1))
+            )
+    headers = ("together", "seed", "greedy after", "completions to 80% sampled", "seconds of learning", "seconds in all")
+    return rows, tabulate(table, headers, tablefmt="github")
+
+
 def full_stops(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     """The classic first exercise: reward for full stops after a fixed prefix, without and with a KL penalty."""
     rows, table = [], []
@@ -159,7 +182,7 @@ def full_stops(given: argparse.Namespace) -> tuple[list[dict[str, Any]], str]:
     return rows, tabulate(table, headers, tablefmt="github")
 
 
-WHAT = {"pocket": pocket, "family": family, "full-stops": full_stops}
+WHAT = {"pocket": pocket, "family": family, "prompts-together": prompts_together, "full-stops": full_stops}
 
 
 def main() -> None:

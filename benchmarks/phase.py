@@ -50,6 +50,7 @@ def phase_args(given: argparse.Namespace) -> GrpoArgs:
         final_scale=1.0,
         kl_coef=0.05,
         ent_coef=0.0,
+        keep_prompts_together=given.keep_prompts_together,
         total_phases=given.rounds + 1,
     )
 
@@ -116,6 +117,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--gen-len", type=int, default=48)
+    parser.add_argument("--keep-prompts-together", action="store_true", help="with this library's option of that name")
     parser.add_argument("--profile", action="store_true", help="profile one of this library's phases instead")
     parser.add_argument("--profile-rows", type=int, default=25)
     parser.add_argument("--output", type=Path)
