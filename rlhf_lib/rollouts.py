@@ -286,7 +286,7 @@ def decode_fast(
         gen_len,
         end_ids,
         pad_id,
-        lambda batch, first: engine.Sampler(batch, temperature, truncate, generator, first),
+        lambda batch, first: engine.Draws(batch, temperature, truncate, generator, first),
     )
     return NotImplemented if columns is None else Decoded(*columns)
 

@@ -4,7 +4,7 @@ Nothing here defines anything: every result is that of a plain function elsewher
 tests in tests/library/test_engine.py hold the two equal. `with plain_formulas():` leaves the plain ones alone.
 """
 
-from rlhf_lib.engine.decoding import Sampler
+from rlhf_lib.engine.decoding import Draws
 from rlhf_lib.engine.logits import DeferredLogits, expected_logprobs
 from rlhf_lib.engine.model import Batch, Passes, PassOptions, Policy
 from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, use_plain_formulas
@@ -12,10 +12,10 @@ from rlhf_lib.engine.switch import is_fast, plain_formulas, sped_up_by, use_plai
 __all__ = [
     "Batch",
     "DeferredLogits",
+    "Draws",
     "PassOptions",
     "Passes",
     "Policy",
-    "Sampler",
     "expected_logprobs",
     "is_fast",
     "plain_formulas",

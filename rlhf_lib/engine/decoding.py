@@ -80,7 +80,7 @@ class Reader:
         return with_whole(self.weights.hf, through_layers, *inputs)
 
 
-class Sampler:
+class Draws:
     """Draws tokens as `rlhf_lib.rollouts.sample_tokens` does, with the same random numbers, whichever rows are left.
 
     Of several processes each draws the numbers of all rows and takes those of its own, so that a row's tokens do not depend on
@@ -187,7 +187,7 @@ def sample(
     gen_len: int,
     end_ids: list[int],
     pad_id: int,
-    sampler: Sampler,
+    draws: Draws,
 ) -> tuple[Drawn, Sampled] | None:
     """Columns of tokens, mask and log-probabilities, and what they were drawn from; None: prompts that are not covered."""
     drawn, ends = Drawn(ids, gen_len, pad_id), torch.tensor(end_ids, device=ids.device, dtype=ids.dtype)
@@ -204,7 +204,7 @@ def sample(
     for step in range(gen_len):
         shared = vector_of if step == 0 else None
         tokens = drawn.add(
-            step, rows, running, sampler(reader.weights.unembed(hidden), rows, shared), hidden, vector_of[: len(rows)]
+            step, rows, running, draws(reader.weights.unembed(hidden), rows, shared), hidden, vector_of[: len(rows)]
         )
         if step + 1 == gen_len:
             break

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlhf_lib import parallel
 from rlhf_lib.args import require
-from rlhf_lib.engine.decoding import Sampled, Sampler, sample
+from rlhf_lib.engine.decoding import Draws, Sampled, sample
 from rlhf_lib.engine.graphs import reader_for
 from rlhf_lib.engine.logits import DeferredLogits, Source, View
 from rlhf_lib.engine.packing import Packing, pack, together
@@ -316,12 +316,12 @@ class Passes:
         gen_len: int,
         end_ids: list[int],
         pad_id: int,
-        make_sampler: Callable[[int, int], Sampler],
+        make_draws: Callable[[int, int], Draws],
     ) -> list[Tensor] | None:
         """The sampling loop of `rlhf_lib.rollouts.decode`; None where it is not covered.
 
         Of several processes each samples its own rows: the tokens that one process would, but for what rounding decides.
-        `make_sampler` is called with the number of all rows and where this process's begin.
+        `make_draws` is called with the number of all rows and where this process's begin.
         """
         model = self.fast
         if model is None:
@@ -333,12 +333,12 @@ class Passes:
             rows = slice(0, 1)  # to pass along with the others
         if model.reader.device != ids.device:
             model.reader = reader_for(model.weights)
-        sampler = make_sampler(len(ids), rows.start)
+        draws = make_draws(len(ids), rows.start)
         with model.precision(model.options):
-            result = sample(model.reader, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, sampler)
+            result = sample(model.reader, ids[rows], attention_mask[rows], gen_len, end_ids, pad_id, draws)
         if result is None:
             return None
-        sampler.catch_up(ids.device)
+        draws.catch_up(ids.device)
         drawn, sampled = result
         if model.policy is not None and sampled.hidden.dtype == torch.float32 and not model.options.autocast:
             model.sampled = (sampled, model.policy)

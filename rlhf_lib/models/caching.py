@@ -123,8 +123,8 @@ def check_engine(passes: engine.Passes, ids: Int[Tensor, "2 tokens"], attention_
     first = ids.shape[1] - PROBE_STEPS
     ids, attention_mask = ids[:, :first], attention_mask[:, :first]
 
-    def greedy(batch: int, first: int) -> engine.Sampler:
-        return engine.Sampler(batch, 0.0, None, None, first)
+    def greedy(batch: int, first: int) -> engine.Draws:
+        return engine.Draws(batch, 0.0, None, None, first)
 
     hf = passes.hf
     columns = passes.decode(ids, attention_mask, PROBE_STEPS, [], 0, greedy)

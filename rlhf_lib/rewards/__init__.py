@@ -23,7 +23,7 @@ from rlhf_lib.rewards.formats import (
     xml_correctness_reward,
     xml_count_reward,
 )
-from rlhf_lib.rewards.functions import correctness_reward, reward_fn_char_count, score
+from rlhf_lib.rewards.functions import add_up, correctness_reward, reward_fn_char_count
 from rlhf_lib.rewards.shaping import language_consistency_reward, length_aware_reward, reft_reward
 from rlhf_lib.rewards.symbolic import require_math_verify, symbolic_correctness_reward, symbolic_match
 
@@ -47,6 +47,7 @@ __all__ = [
     "REWARDS",
     "XML_REWARDS",
     "RewardError",
+    "add_up",
     "answer_key",
     "answers_match",
     "choose_rewards",
@@ -56,7 +57,6 @@ __all__ = [
     "parse_number",
     "reward_fn_char_count",
     "same_answer",
-    "score",
     "symbolic_correctness_reward",
     "symbolic_match",
     "text_of",

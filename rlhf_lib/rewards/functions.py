@@ -68,7 +68,7 @@ def checked_number(name: str, i: int, reward: Any) -> float:
     return number
 
 
-def score(
+def add_up(
     functions: Sequence[Callable],
     weights: Sequence[float],
     prompts: list,

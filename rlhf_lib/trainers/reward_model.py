@@ -76,7 +76,7 @@ def sample_judged(
         repeated, completions = prompts.repeat(size + 1), [text for group in groups for text in group]
         ids = policy.tokenizer(completions, add_special_tokens=False)["input_ids"]
     if args.kind == "regression":
-        scores = task.score(repeated, completions, ids)[0].tolist()
+        scores = task.reward(repeated, completions, ids)[0].tolist()
     else:
         scores = [float(right) for right in task.is_correct(repeated, completions)]
     questions = repeated.columns.get("question", repeated.prompts)

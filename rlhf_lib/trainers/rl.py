@@ -144,7 +144,7 @@ class RLTrainer(Trainer):
         task = self.task
         completions = [task.cut(completion) for completion in sampled.completions]
         with self.metrics.timed("reward"):
-            rewards, each = task.score(prompts, completions, sampled.completion_ids)
+            rewards, each = task.reward(prompts, completions, sampled.completion_ids)
             rewards = rewards.to(sampled.ids.device)
         return Rewarded(rewards, each, tuple(task.reward_weights), task.verdicts(prompts, sampled.completions))
 

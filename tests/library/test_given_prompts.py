@@ -65,7 +65,7 @@ def test_conversations_go_through_the_chat_template(talking):
         "[system]Be brief.[end][user]How many?[end][go]",
         "[user]How many?[end][assistant]Of what?[end][user]Apples.[end][go]",
     ]
-    task.score(task.all, ["three", "four"], [[1], [2]])
+    task.reward(task.all, ["three", "four"], [[1], [2]])
     assert seen["prompts"] == talks
     assert seen["completions"] == [[{"role": "assistant", "content": "three"}], [{"role": "assistant", "content": "four"}]]
 
@@ -139,7 +139,7 @@ def test_algorithms_that_need_answers():
 def test_answers_that_are_numbers_and_others():
     task = task_of(RLHFArgs(prompts=["a", "b"], columns={"answer": [3, 4.5]}))
     assert task.verdicts(task.all, ["It is 3.", "It is 5."]) == [True, False]
-    assert task.score(task.all, ["It is 3.", "It is 5."], [[1], [1]])[0].tolist() == [1.0, 0.0]
+    assert task.reward(task.all, ["It is 3.", "It is 5."], [[1], [1]])[0].tolist() == [1.0, 0.0]
     task = task_of(RLHFArgs(prompts=["a"], columns={"answer": [{"tests": 3}]}, rewards=[length]))
     assert task.verdicts(task.all, ["3"]) is None
     task = task_of(RLHFArgs(prompts=["a"], rewards=[length]))

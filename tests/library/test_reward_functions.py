@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rlhf_lib import cli
 from rlhf_lib.args import GrpoArgs, InputError
-from rlhf_lib.rewards import RewardError, choose_rewards, score
+from rlhf_lib.rewards import RewardError, add_up, choose_rewards
 from rlhf_lib.tasks import FixedPrefixTask, Gsm8kTask, Prompts, task_of
 from rlhf_lib.tasks.prompting import XML_SYSTEM
 
@@ -26,7 +26,7 @@ COLUMNS = {"answer": ["1", "2"], "completion_ids": [[5], [6, 7]]}
 
 
 def scored(*functions, columns=COLUMNS, prompts=PROMPTS, completions=COMPLETIONS):
-    return score(functions, [1.0] * len(functions), prompts, completions, columns)
+    return add_up(functions, [1.0] * len(functions), prompts, completions, columns)
 
 
 # how they are called
@@ -334,7 +334,7 @@ def test_nothing_is_left_to_await_after_a_fault():
 )
 def test_the_plain_convention(function):
     task = FixedPrefixTask("pre", function)
-    total, each = task.score(Prompts(["pre", "pre"]), ["", "xx"], [[], [1]])
+    total, each = task.reward(Prompts(["pre", "pre"]), ["", "xx"], [[], [1]])
     assert total.tolist() == [3.0, 5.0]
     assert list(each) == ["lambda"]
 
@@ -343,17 +343,17 @@ def test_the_plain_convention_async():
     async def counts(samples):
         return [float(len(s)) for s in samples]
 
-    assert FixedPrefixTask("pre", counts).score(Prompts(["pre"]), ["x"], [[1]])[1] == {"counts": [4.0]}
+    assert FixedPrefixTask("pre", counts).reward(Prompts(["pre"]), ["x"], [[1]])[1] == {"counts": [4.0]}
 
 
 def test_a_fault_in_the_plain_convention():
     with pytest.raises(RewardError, match="reward function divides raised ZeroDivisionError"):
-        FixedPrefixTask("pre", divides).score(Prompts(["pre"]), ["x"], [[1]])
+        FixedPrefixTask("pre", divides).reward(Prompts(["pre"]), ["x"], [[1]])
 
 
 def test_own_rewards_of_the_fixed_prefix():
     task = task_of(GrpoArgs(rewards=[second_alone]), prefix="pre")
-    assert task.score(Prompts(["pre"]), ["xyz"], [[1]])[0].tolist() == [3.0]
+    assert task.reward(Prompts(["pre"]), ["xyz"], [[1]])[0].tolist() == [3.0]
     with pytest.raises(InputError, match="correctness need right answers"):
         task_of(GrpoArgs(rewards=["correctness"]))
 
@@ -372,7 +372,7 @@ def test_prompt_styles_of_conversations_reach_functions_as_messages(gsm8k_dir):
         args = GrpoArgs(task="gsm8k", data=str(gsm8k_dir), prompt_style=style, rewards=[looks, "soft_format"])
         task = task_of(args)
         prompts = task.draw(2, 0, 0).repeat(2)
-        task.score(prompts, ["w", "x", "y", "z"], [[1]] * 4)
+        task.reward(prompts, ["w", "x", "y", "z"], [[1]] * 4)
         assert seen["answer"] == prompts.columns["answer"]
         if told is None:
             assert (seen["prompts"], seen["completions"]) == (prompts.prompts, ["w", "x", "y", "z"])
@@ -475,9 +475,9 @@ def test_the_pasted_five_pay_what_the_librarys_five_pay(case, pasted, gsm8k_dir,
     task = task_of(args)
     talk = [[{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]]
     prompts = Prompts(["q"], {"answer": ["42"]}, talk)
-    own = task.score(prompts, [WRITTEN[case]], [[1]])[1]
+    own = task.reward(prompts, [WRITTEN[case]], [[1]])[1]
     functions, weights = choose_rewards([*map(rewards_of, pasted)])
-    total, theirs = score(functions, weights, talk, [[{"role": "assistant", "content": WRITTEN[case]}]], prompts.columns)
+    total, theirs = add_up(functions, weights, talk, [[{"role": "assistant", "content": WRITTEN[case]}]], prompts.columns)
     assert [*itertools.chain(*theirs.values())] == pytest.approx([*itertools.chain(*own.values())], abs=1e-12)
     assert total.item() == pytest.approx(sum(value[0] for value in theirs.values()), abs=1e-6)
 

@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rlhf_lib.engine import Sampler, logits
+from rlhf_lib.engine import Draws, logits
 from rlhf_lib.engine.graphs import GraphedReader
 from rlhf_lib.engine.packing import pack
 from rlhf_lib.engine.trunk import run_trunk
@@ -153,7 +153,7 @@ def test_activations_are_what_the_backward_pass_keeps(arithmetic, entry, directo
 def drawing_as_on_cuda(monkeypatch):
     """Random numbers by one operation."""
     noise = lambda self, rows, vocab: torch.empty(len(rows), vocab).exponential_()  # noqa: E731
-    monkeypatch.setattr(Sampler, "noise", noise)
+    monkeypatch.setattr(Draws, "noise", noise)
 
 
 @pytest.mark.usefixtures("drawing_as_on_cuda")
@@ -174,7 +174,7 @@ def test_traffic_of_logits_is_what_the_operations_read_and_write(arithmetic, ent
     weights = adapted.base.passes.fast.weights
     with Ledger(entry.vocab) as drawing, torch.no_grad():
         hidden = torch.randn(8, entry.width, dtype=torch.bfloat16)
-        Sampler(8, 1.0, None, None)(weights.unembed(hidden), torch.arange(8), None)
+        Draws(8, 1.0, None, None)(weights.unembed(hidden), torch.arange(8), None)
     assert scoring.traffic == pytest.approx(arithmetic.SCORING, rel=0.1)
     assert learning.traffic == pytest.approx(2 * arithmetic.LEARNING, rel=0.1)
     assert drawing.traffic == pytest.approx(arithmetic.DRAWING, rel=0.1)
