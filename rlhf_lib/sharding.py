@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from rlhf_lib import parallel
+from rlhf_lib.args import InputError
 from rlhf_lib.parallel import is_share
 
 Result = TypeVar("Result")
@@ -37,11 +39,17 @@ def shard(module: nn.Module, layers: Iterable[nn.Module] = ()) -> None:
 
 
 def sum_gradients(unit: Any) -> None:
-    """Add up processes' gradients, which FSDP2 averages unless told."""
-    setting = getattr(unit, "set_gradient_divide_factor", None) or unit.set_reduce_scatter_divide_factor  # before torch 2.8
+    """Add up processes' gradients, which FSDP2 averages unless told.
+
+    Raises:
+        InputError: gloo, which adds up and nothing else, with a torch that cannot tell FSDP2 so.
+    """
+    setting = getattr(unit, "set_gradient_divide_factor", None) or unit.set_reduce_scatter_divide_factor  # its older name
     setting(1.0)
-    if hasattr(unit, "set_force_sum_reduction_for_comms"):  # gloo knows no other
+    if hasattr(unit, "set_force_sum_reduction_for_comms"):
         unit.set_force_sum_reduction_for_comms(True)
+    elif parallel.device_type() == "cpu":
+        raise InputError(f"shard=True on a CPU needs a newer torch than {torch.__version__}; install one, or use CUDA")
 
 
 def compute(unit: nn.Module, function: Callable[..., Result], *inputs: Any) -> Result:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from packaging.version import Version
 from transformers import AutoConfig
 
-from rlhf_lib.engine import PassOptions, is_fast, logits, plain_formulas, sped_up_by
+from rlhf_lib.engine import PassOptions, cache, decoding, is_fast, logits, plain_formulas, sped_up_by
 from rlhf_lib.engine.graphs import GraphedReader
 from rlhf_lib.engine.packing import pack
 from rlhf_lib.engine.weights import refuse_unknown
@@ -102,6 +102,20 @@ class TestRollouts:
         assert fast.mask.sum(dim=1).unique().numel() > 2
         assert torch.equal(fast.ids, plain.ids)
         assert torch.equal(fast.mask, plain.mask)
+        torch.testing.assert_close(fast.logprobs, plain.logprobs, atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("repeats", [1, 4], ids=["distinct prompts", "prompts that rows share"])
+    def test_slots_are_made_as_they_are_needed(self, policy, monkeypatch, repeats):
+        """With 3 at a time, of which the last is used up thrice, the tokens are those of one pass after the other."""
+        prompts = list(dict.fromkeys(PROMPTS)) * repeats
+        for module in (cache, decoding):
+            monkeypatch.setattr(module, "MORE_SLOTS", 3)
+        torch.manual_seed(5)
+        fast = rollout(policy, prompts, GEN, stop_at_eos=False)
+        torch.manual_seed(5)
+        with plain_formulas():
+            plain = rollout(policy, prompts, GEN, stop_at_eos=False)
+        assert torch.equal(fast.ids, plain.ids)
         torch.testing.assert_close(fast.logprobs, plain.logprobs, atol=1e-4, rtol=0)
 
     def test_steps_on_the_same_memory_give_the_same(self, policy, monkeypatch):

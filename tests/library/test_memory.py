@@ -75,3 +75,29 @@ def test_rows_must_be_the_batch(args):
     nine = RLHFArgs(batch_size=9, num_minibatches=3)
     with pytest.raises(InputError, match="sample_ids has 8 rows but batch_size=9"):
         ReplayMemory(nine, eight.sample_ids, eight.logprobs, eight.advantages, None, None)
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 4, 4), (2, 2, 4, 8), (16,), (1,) * 16])
+def test_prompts_may_be_kept_together(counts):
+    """A prompt's rows follow each other in every pass, in random order among and within prompts."""
+    args = RLHFArgs(batch_size=16, num_minibatches=4, batches_per_learning_phase=12, keep_prompts_together=True)
+    prompts = torch.tensor([prompt for prompt, count in enumerate(counts) for _ in range(count)])
+    prompts = prompts[torch.randperm(16, generator=torch.Generator().manual_seed(1))]
+    ids = torch.cat([prompts[:, None], prompts[:, None], torch.arange(16)[:, None].expand(16, 3)], dim=1)
+    minibatches = make(args, sample_ids=ids).get_minibatches()
+    orders, firsts = set(), set()
+    for i in range(12):
+        rows = torch.cat([m.sample_ids for m in minibatches[4 * i : 4 * i + 4]])
+        assert sorted(rows[:, -1].tolist()) == list(range(16))
+        changes = int((rows[1:, 0] != rows[:-1, 0]).sum())
+        assert changes == len(counts) - 1
+        orders.add(tuple(rows[:, -1].tolist()))
+        firsts.add(int(rows[0, 0]))
+    assert len(orders) == 12
+    assert len(firsts) > 1 or len(counts) == 1
+
+
+def test_drawn_at_random_they_are_not(args):
+    ids = torch.arange(2).repeat_interleave(4)[:, None].expand(8, 5)
+    orders = [make(args, sample_ids=ids).random_order() for _ in range(20)]
+    assert any(int((ids[order][1:, 0] != ids[order][:-1, 0]).sum()) > 1 for order in orders)

@@ -54,7 +54,7 @@ def one_process(model_dirs):
     return cache(lambda kind: two_processes.one_phase(two_processes.trainer_of(kind, model_dirs["llama"])))
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["copies", "shares"])
+@pytest.mark.parametrize("shard", two_processes.SHARDS, ids=["copies", "shares"][: len(two_processes.SHARDS)])
 @pytest.mark.parametrize("kind", two_processes.KINDS)
 class TestAPhase:
     def test_is_that_of_one_process(self, kind, shard, job, one_process):
@@ -124,6 +124,8 @@ def test_a_run_has_one_directory_and_one_voice(job):
 @pytest.fixture(scope="module")
 def spread(model_dirs, tmp_path_factory):
     """The same of runs whose weights are spread, those of a model with fused maps."""
+    if not two_processes.CAN_SHARD:
+        pytest.skip("this torch cannot shard on a CPU")
     out = tmp_path_factory.mktemp("spread")
     return out, start_two(model_dirs["gpt2"], out, "spread")
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 
 from rlhf_lib import cli, parallel
 from rlhf_lib.args import GrpoArgs, LoraArgs, RLHFArgs
@@ -15,6 +16,8 @@ from rlhf_lib.rollouts import get_logprobs, rollout
 from rlhf_lib.sharding import like, whole
 from rlhf_lib.trainers import TRAINERS
 
+CAN_SHARD = hasattr(FSDPModule, "set_force_sum_reduction_for_comms")  # which older torch, on a CPU, cannot
+SHARDS = (False, True) if CAN_SHARD else (False,)
 KINDS = {
     "ppo": (RLHFArgs, {}),
     "ppo-lora": (LoraArgs, {}),
@@ -59,7 +62,7 @@ def one_phase(trainer):
 def phases(model, out):
     """One phase of each algorithm, its weights on every process or spread, for a single process to repeat."""
     for kind in KINDS:
-        for shard in (False, True):
+        for shard in SHARDS:
             torch.save(one_phase(trainer_of(kind, model, shard)), out / f"{kind}-{shard}-{parallel.number()}.pt")
 
 
