@@ -151,9 +151,9 @@ def empty_store(weights: Weights, rows: int, slots: int) -> Store:
 
 
 def joined_by(
-    store: Store, layer: int, slot: int, new: Float[Tensor, "rows kv_heads d_head"]
+    store: list[Tensor], layer: int, slot: int, new: Float[Tensor, "rows kv_heads d_head"]
 ) -> Float[Tensor, "rows kv_heads filled d_head"]:
-    """A layer's filled slots, the last one with what is new; where there is no slot left, more are made."""
+    """A layer's filled slots, the last one with what is new; where there is no slot left, the layer gets more."""
     full = store[layer]
     if slot == full.shape[2]:
         store[layer] = full.new_empty(*full.shape[:2], slot + MORE_SLOTS, full.shape[3])
