@@ -57,7 +57,8 @@ def show_help(kind: type, prog: str, default: Any | None, words: list[str]) -> N
     """Print what the options mean, or all about those that follow --help, with the values that they start from, and exit."""
     start = {} if default is None else vars(default)
     asked = [name for option in options_in(words) if option.name == "help" for name in option.values]
-    print("\n\n".join(all_about(kind, prog, start, name) for name in asked) if asked else overview(kind, prog, start))
+    told = "\n\n".join(all_about(kind, prog, start, name) for name in asked) if asked else overview(kind, prog, start)
+    print(visible(told))
     raise SystemExit(0)
 
 

@@ -19,7 +19,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from rlhf_lib.args.code import IN_PYTHON_ONLY, FromWords, saved_name
 from rlhf_lib.args.rules import InputError
 from rlhf_lib.args.types import annotations_of
-from rlhf_lib.terminal import visible
 
 GROUPS = {
     heading: tuple(names.split())
@@ -59,7 +58,7 @@ def overview(kind: type, prog: str, start: dict[str, Any]) -> str:
         for name in (name for name in names if name in shown):
             meaning = beginning(meanings_of(kind).get(name, ""), room)
             lines.append(f"  {flag(name):{option}}  {text_of(start_of(shown[name], start), value):{value}}  {meaning}".rstrip())
-    return visible("\n".join(lines))
+    return "\n".join(lines)
 
 
 def all_about(kind: type, prog: str, start: dict[str, Any], asked: str) -> str:
@@ -80,7 +79,7 @@ def all_about(kind: type, prog: str, start: dict[str, Any], asked: str) -> str:
     value = text_of(start_of(field, start), 1000)
     starts = value if value == "required" else f"starts from {value}"
     meaning = textwrap.fill(meanings_of(kind).get(name, ""), WIDEST - 4, initial_indent="    ", subsequent_indent="    ")
-    return visible(f"{usage}    ({starts})\n{meaning}")
+    return f"{usage}    ({starts})\n{meaning}"
 
 
 def fields_of_words(kind: type) -> Iterator[Field]:
@@ -113,6 +112,7 @@ def text_of(value: Any, longest: int) -> str:
         text = " ".join(text_of(part, 1000) for part in value)
     else:
         text = f"{value:g}" if isinstance(value, float) else str(value) if isinstance(value, (int, str)) else saved_name(value)
+    text = text.replace("\n", "\\n")
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

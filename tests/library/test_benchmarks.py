@@ -192,7 +192,7 @@ class TestTheSameObjective:
         import torch
 
         plain = import_module("plain_loop")
-        given = argparse.Namespace(prompts=4, group=4, gen_len=12, rounds=1)
+        given = argparse.Namespace(prompts=4, group=4, gen_len=12, rounds=1, keep_prompts_together=False)
         loop = plain.PlainLoop(import_module("phase").phase_args(given))
         memory = loop.score(loop.sample(0))
         memory["advantages"] = torch.randn_like(memory["advantages"])

@@ -33,6 +33,7 @@ SUPERVISED = {
     "reward-model": ["reward-model", "--reward-base", "pocket", "--samples", "2", "--with-solutions"],
 }
 SHORT = ["--task", "pocket", "--problems", "12", "--batch-size", "5", "--epochs", "2", "--gen-len", "6", "--device", "cpu"]
+SHORT += ["--eval-problems", "4", "--log-samples-every", "0"]
 
 
 def trainer_of(kind, model, shard=False):
