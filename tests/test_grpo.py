@@ -216,12 +216,14 @@ def test_calc_kl_estimate_penalty__infinities_in_padding(student):
     logprobs, reference = logprob_pair(student, 3, 5)
     mask = (torch.arange(5) < torch.tensor([[5], [2], [3]])).float()
     hidden = [values.masked_fill(mask == 0, 0.0) for values in (logprobs, reference)]
-    expected = hidden[0].clone().requires_grad_()
-    value = estimated_penalty(expected, hidden[1], 0.5, 5, mask=mask)
     padded = logprobs.masked_fill(mask == 0, -float("inf"))
-    got, grads = student.value_and_grad("calc_kl_estimate_penalty", padded, reference, 0.5, 5, mask=mask)
-    expect.close(got, value.detach())
-    require_gradient(grads[0], torch.autograd.grad(value, expected)[0], "logprobs")
+    for estimator in ("k3", "k2", "k1"):
+        expected = hidden[0].clone().requires_grad_()
+        value = estimated_penalty(expected, hidden[1], 0.5, 5, mask=mask, estimator=estimator)
+        options = {"mask": mask, "estimator": estimator}
+        got, grads = student.value_and_grad("calc_kl_estimate_penalty", padded, reference, 0.5, 5, **options)
+        expect.close(got, value.detach())
+        require_gradient(grads[0], torch.autograd.grad(value, expected)[0], "logprobs")
 
 
 def metrics_by_counting(rewards, group_size, best=None):
