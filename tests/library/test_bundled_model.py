@@ -32,6 +32,7 @@ def test_accuracies_are_those_of_the_card(name, written, measured):
     assert measured[name]["value"] == pytest.approx(written[name]["value"], abs=0.006)
 
 
+@pytest.mark.slow
 def test_styles_are_those_of_the_card(written, measured):
     assert set(measured["styles"]) == set(written["styles"]) == {"reasoning", "bare", "sentence"}
     for style, figures in written["styles"].items():
@@ -105,6 +106,7 @@ def test_no_held_out_program_is_in_the_pretraining_text():
     assert not any(p.program in held_out for p in itertools.islice(stream, 20_000))
 
 
+@pytest.mark.slow
 def test_pretraining_runs_and_learns(tmp_path):
     """Thirty steps of a tiny model: the loss falls, and a directory that loads, with a card, is left."""
     args = PretrainArgs(steps=30, batch_size=12, width=32, layers=2, heads=2, device="cpu")

@@ -99,6 +99,7 @@ class TestCommands:
         monkeypatch.chdir(tmp_path)
         assert commands.checkout_root() == ROOT
 
+    @pytest.mark.slow
     def test_watch_checks_on_every_save(self, checkout):
         words = [sys.executable, "-m", "rlhf_lib", "course", "check", "spread_over_tokens", "--watch"]
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(checkout)})
@@ -138,6 +139,7 @@ def test_pytest_on_stubs_wrong_and_right_answers(checkout):
     assert [progress.state(find_exercise(checkout, name)) for name in rows] == ["passed", "wrong", "todo"]
 
 
+@pytest.mark.slow
 def test_pytest_on_solutions_and_on_a_blank_exercise(checkout):
     solved = run_pytest(checkout, "tests/test_grpo.py", "--impl", "solutions", "-k", "spread_over_tokens")
     assert solved.returncode == 0, solved.stdout

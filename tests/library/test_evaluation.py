@@ -147,6 +147,7 @@ def test_tables_over_seeds():
     assert outcomes[3].as_row()["seconds_to_target"] is None
 
 
+@pytest.mark.slow
 def test_a_whole_comparison(tmp_path, neo_dir, gsm8k_dir, roberta_dir, capsys):
     """Two methods, one seed, a second of training each, in processes of their own; started again it repeats nothing."""
     from rlhf_lib import cli

@@ -536,6 +536,7 @@ def whole(samples):
         (["--reward-fn", "mine.py:whole"], {"reward_fn": "mine.py:whole"}, ["--reward-fn", "mine.py:letters"]),
     ],
 )
+@pytest.mark.slow
 def test_a_run_goes_on_with_code_that_is_typed_again(words, named, again, folder, run, model_dirs):
     (folder / "mine.py").write_text(REWARDS)
     once = ["--total-phases", 2, "--warmup-steps", 0, "--prefix", "Anna", *SMALL]

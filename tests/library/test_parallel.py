@@ -130,7 +130,10 @@ def spread(model_dirs, tmp_path_factory):
     return out, start_two(model_dirs["gpt2"], out, "spread")
 
 
-@pytest.mark.parametrize(("name", "kind", "more"), [("job", "llama", ()), ("spread", "gpt2", ("--lora-rank", "None"))])
+@pytest.mark.parametrize(
+    ("name", "kind", "more"),
+    [("job", "llama", ()), pytest.param("spread", "gpt2", ("--lora-rank", "None"), marks=pytest.mark.slow)],
+)
 def test_runs_are_those_of_one_process(name, kind, more, request, model_dirs):
     """Of three phases, of the last two after a stop, when one process goes on alone; and the model that is saved."""
     out, said = request.getfixturevalue(name)
@@ -156,6 +159,7 @@ def test_runs_are_those_of_one_process(name, kind, more, request, model_dirs):
         torch.testing.assert_close(other, logits[2], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_altered_shares_are_noticed(spread, tmp_path):
     """A changed byte in a checkpoint's shares is an error that says how to go on from the one before."""
     run = shutil.copytree(spread[0] / "run", tmp_path / "run")
@@ -171,6 +175,7 @@ def test_altered_shares_are_noticed(spread, tmp_path):
         load_checkpoint(run / "checkpoint.pt")
 
 
+@pytest.mark.slow
 def test_a_run_under_way_gives_its_policy_from_shares(spread, tmp_path):
     run = shutil.copytree(spread[0] / "run", tmp_path / "run")
     saved = load_policy(run / "model", "cpu").state_dict()

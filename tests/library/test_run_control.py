@@ -49,6 +49,7 @@ def dies_in(trainer, phase):
 # One writer
 
 
+@pytest.mark.slow
 def test_a_run_under_way_has_its_directory_alone(tmp_path):
     run = tmp_path / "run"
     process = start_training(run)
