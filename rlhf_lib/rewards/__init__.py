@@ -23,7 +23,7 @@ from rlhf_lib.rewards.formats import (
     xml_correctness_reward,
     xml_count_reward,
 )
-from rlhf_lib.rewards.functions import add_up, correctness_reward, reward_fn_char_count
+from rlhf_lib.rewards.functions import correctness_reward, reward_fn_char_count, total_rewards
 from rlhf_lib.rewards.shaping import language_consistency_reward, length_aware_reward, reft_reward
 from rlhf_lib.rewards.symbolic import require_math_verify, symbolic_correctness_reward, symbolic_match
 
@@ -47,7 +47,6 @@ __all__ = [
     "REWARDS",
     "XML_REWARDS",
     "RewardError",
-    "add_up",
     "answer_key",
     "answers_match",
     "choose_rewards",
@@ -60,6 +59,7 @@ __all__ = [
     "symbolic_correctness_reward",
     "symbolic_match",
     "text_of",
+    "total_rewards",
 ]
 
 

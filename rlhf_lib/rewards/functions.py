@@ -68,7 +68,7 @@ def checked_number(name: str, i: int, reward: Any) -> float:
     return number
 
 
-def add_up(
+def total_rewards(
     functions: Sequence[Callable],
     weights: Sequence[float],
     prompts: list,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlhf_lib.args import InputError, require
 from rlhf_lib.args.given import Conversation
-from rlhf_lib.rewards import add_up, answers_match, symbolic_correctness_reward, symbolic_match
+from rlhf_lib.rewards import answers_match, symbolic_correctness_reward, symbolic_match, total_rewards
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Task(ABC):
         Where the prompts are conversations, the functions receive prompts and completions as lists of messages, as in TRL.
 
         Raises:
-            InputError: see rewards.add_up; or there are no reward functions, or not as many as weights.
+            InputError: see rewards.total_rewards; or there are no reward functions, or not as many as weights.
         """
         functions, weights = self.reward_fns, tuple(self.reward_weights)
         require(len(functions) > 0, f"task={self.name} has no reward_fns; set them, or give rewards")
@@ -119,7 +119,7 @@ class Task(ABC):
         written: list = completions
         if prompts.messages is not None:
             asked, written = prompts.messages, [[{"role": "assistant", "content": text}] for text in completions]
-        return add_up(functions, weights, asked, written, {**prompts.columns, "completion_ids": completion_ids})
+        return total_rewards(functions, weights, asked, written, {**prompts.columns, "completion_ids": completion_ids})
 
     def readings(self, prompts: Prompts, completions: list[str]) -> dict[str, list[bool]]:
         """Stricter and more lenient verdicts than `is_correct`, by name; none where the task knows of no such thing."""

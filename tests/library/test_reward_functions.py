@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rlhf_lib import cli
 from rlhf_lib.args import GrpoArgs, InputError
-from rlhf_lib.rewards import RewardError, add_up, choose_rewards
+from rlhf_lib.rewards import RewardError, choose_rewards, total_rewards
 from rlhf_lib.tasks import FixedPrefixTask, Gsm8kTask, Prompts, task_of
 from rlhf_lib.tasks.prompting import XML_SYSTEM
 
@@ -26,7 +26,7 @@ COLUMNS = {"answer": ["1", "2"], "completion_ids": [[5], [6, 7]]}
 
 
 def scored(*functions, columns=COLUMNS, prompts=PROMPTS, completions=COMPLETIONS):
-    return add_up(functions, [1.0] * len(functions), prompts, completions, columns)
+    return total_rewards(functions, [1.0] * len(functions), prompts, completions, columns)
 
 
 # how they are called
@@ -477,7 +477,9 @@ def test_the_pasted_five_pay_what_the_librarys_five_pay(case, pasted, gsm8k_dir,
     prompts = Prompts(["q"], {"answer": ["42"]}, talk)
     own = task.reward(prompts, [WRITTEN[case]], [[1]])[1]
     functions, weights = choose_rewards([*map(rewards_of, pasted)])
-    total, theirs = add_up(functions, weights, talk, [[{"role": "assistant", "content": WRITTEN[case]}]], prompts.columns)
+    total, theirs = total_rewards(
+        functions, weights, talk, [[{"role": "assistant", "content": WRITTEN[case]}]], prompts.columns
+    )
     assert [*itertools.chain(*theirs.values())] == pytest.approx([*itertools.chain(*own.values())], abs=1e-12)
     assert total.item() == pytest.approx(sum(value[0] for value in theirs.values()), abs=1e-6)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_lib.args import InputError
-from rlhf_lib.rewards import add_up, answers_match, extract_answer, parse_number, reward_fn_char_count
+from rlhf_lib.rewards import answers_match, extract_answer, parse_number, reward_fn_char_count, total_rewards
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,15 @@ def test_weights_and_abstention():
     def abstains(prompts, completions, **columns):
         return [None, 1.0]
 
-    total, each = add_up([constant([1.0, 2.0]), abstains], [2.0, 10.0], ["p", "p"], ["a", "b"], {})
+    total, each = total_rewards([constant([1.0, 2.0]), abstains], [2.0, 10.0], ["p", "p"], ["a", "b"], {})
     assert total.tolist() == [2.0, 14.0]
     assert each["abstains"] == [None, 1.0]
-    total, _ = add_up([constant([1.0, 2.0]), constant(None)], [1.0, 1.0], ["p", "p"], ["a", "b"], {})
+    total, _ = total_rewards([constant([1.0, 2.0]), constant(None)], [1.0, 1.0], ["p", "p"], ["a", "b"], {})
     assert total.tolist() == [1.0, 2.0]
 
 
 def test_functions_of_one_name_are_kept_apart():
-    total, each = add_up([constant([1.0]), constant([2.0])], [1.0, 1.0], ["p"], ["a"], {})
+    total, each = total_rewards([constant([1.0]), constant([2.0])], [1.0, 1.0], ["p"], ["a"], {})
     assert total.tolist() == [3.0]
     assert each == {"some_reward": [1.0], "some_reward_2": [2.0]}
 
@@ -120,7 +120,7 @@ def test_columns_reach_the_function():
     def uses_answer(prompts, completions, answer, **columns):
         return [float(c == a) for c, a in zip(completions, answer, strict=True)]
 
-    total, _ = add_up([uses_answer], [1.0], ["p", "p"], ["1", "2"], {"answer": ["1", "1"], "other": [0, 0]})
+    total, _ = total_rewards([uses_answer], [1.0], ["p", "p"], ["1", "2"], {"answer": ["1", "1"], "other": [0, 0]})
     assert total.tolist() == [1.0, 0.0]
 
 
@@ -140,4 +140,4 @@ def test_columns_reach_the_function():
 )
 def test_bad_reward_functions(returned, message):
     with pytest.raises(InputError, match=message):
-        add_up([constant(returned)], [1.0], ["p", "p"], ["a", "b"], {})
+        total_rewards([constant(returned)], [1.0], ["p", "p"], ["a", "b"], {})
