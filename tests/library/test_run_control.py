@@ -159,7 +159,8 @@ def small(kind, tmp_path, roberta_dir, **changes):
         given |= {"comparisons": str(file), "reward_base": str(roberta_dir), "batch_size": 4, "epochs": 2}
         return RewardModelTrainer(RewardModelArgs(**{**given, **changes}))
     given |= {"gen_len": 6, "batch_size": 8, "num_minibatches": 2, "task": "pocket", "total_phases": 2, "warmup_steps": 0}
-    given |= {"group_size": 4} if kind == "grpo" else {"warmup_problems": 16} if kind == "reft" else {}
+    own = {"grpo": {"group_size": 4}, "reft": {"warmup_problems": 16}, "latro": {"gen_len": 12}}
+    given |= own.get(kind, {})
     return TRAINERS[kind](ARGS_OF[kind](**{**given, **changes}))
 
 
