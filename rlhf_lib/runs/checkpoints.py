@@ -19,7 +19,7 @@ import torch
 
 from rlhf_lib.args import InputError
 from rlhf_lib.files import whole_file, writing
-from rlhf_lib.runs.shares import fault_in
+from rlhf_lib.runs.shares import fault_in, is_told
 
 NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 FORMAT = 2
@@ -220,6 +220,8 @@ def require_contents(state: Any, file: Path) -> None:
     wrong = [name for name, fits in CONTENTS.items() if not fits(state.get(name)) and not (is_spread and name == "model")]
     if wrong:
         raise Damaged(f"{file} is not a checkpoint of rlhf_lib: it has no {' and no '.join(wrong)} such as a run writes")
+    if is_spread and not is_told(state["shares"]):
+        raise Damaged(f"{file} is not a checkpoint of rlhf_lib: it names no shares such as a run writes")
     fault = fault_in(state["shares"], file.parent) if is_spread else None
     if fault is not None:
         raise Damaged(fault)

@@ -6,7 +6,10 @@ directory's name, and the checksums of its files; a directory that neither of th
 
 import hashlib
 import logging
+import pickle
+import re
 import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,34 @@ from rlhf_lib.parallel import is_share
 from rlhf_lib.sharding import like
 
 PREFIX = "checkpoint-shares-"
+METADATA = "torch.distributed.checkpoint.metadata"
+DESCRIBING = (
+    *(f"{METADATA}.{name}" for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties")),
+    *(f"{METADATA}.{name}" for name in ("ChunkStorageMetadata", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING")),
+    "torch.distributed.checkpoint.filesystem._StorageInfo",
+    "torch.serialization._get_layout",
+    "torch.Size",
+)
+"""What the description of tensors is made of."""
+
+
+def is_told(shares: Any) -> bool:
+    """Whether a value is what a checkpoint says of its shares: a directory beside it, and the sum of every file."""
+    if not isinstance(shares, dict) or not isinstance(shares.get("sums"), dict):
+        return False
+    return re.fullmatch(rf"{PREFIX}\d+-\d+", str(shares.get("directory"))) is not None and ".metadata" in shares["sums"]
+
+
+class Description(pickle.Unpickler):
+    """Reads the pickled description of a directory of shares (.metadata), which may name nothing but what describes tensors."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What has that name; an error for all else, so that no file's code is ever run."""
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        is_path = module.split(".")[0] == "pathlib" and name.endswith("Path")
+        if is_dtype or is_path or f"{module}.{name}" in DESCRIBING:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
 def take_out(state: dict[str, Any], run: Path) -> dict[str, Any]:
@@ -81,7 +112,14 @@ def fault_in(shares: dict[str, Any], run: Path) -> str | None:
         return f"{directory} lacks {', '.join(missing)}"
     altered = [name for file in own_files(files_in(directory)) if shares["sums"].get(name := file.name) != sum_of(file)]
     altered = parallel.gather_lists(altered)
-    return f"{directory} was altered after it was written ({', '.join(altered)})" if altered else None
+    if altered:
+        return f"{directory} was altered after it was written ({', '.join(altered)})"
+    try:
+        with open(directory / ".metadata", "rb") as handle:
+            Description(handle).load()
+    except Exception as error:  # what such a file leads to has no end of types
+        return f"{directory / '.metadata'} describes no tensors ({str(error)[:80]})"
+    return None
 
 
 def put_back(state: dict[str, Any], run: Path, model: dict[str, Tensor], parameters: list[Tensor]) -> dict[str, Any]:
@@ -145,8 +183,6 @@ def forget_others(run: Path, *kept: str | None) -> None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without torch.distributed.checkpoint's advice."""
-    import warnings
-
     logger = logging.getLogger("torch.distributed.checkpoint")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from rlhf_lib.models import load_policy
 from rlhf_lib.rollouts import get_logprobs
 from rlhf_lib.runs import policy_of_run
 from rlhf_lib.runs.checkpoints import load_checkpoint
+from rlhf_lib.runs.shares import fault_in, is_told, sum_of
 from rlhf_lib.trainers import TRAINERS
 
 from . import two_processes
@@ -229,3 +231,29 @@ def test_without_torchrun_there_is_one(tmp_path):
     assert parallel.gather_rows(rows) is rows
     assert parallel.sum_over(rows) is rows
     assert Path(two_processes.__file__).exists()
+
+
+class Calls:
+    """What runs code of its own when it is unpickled."""
+
+    def __reduce__(self):
+        return (os.mkdir, ("called",))
+
+
+def test_a_description_of_shares_runs_no_code(tmp_path, monkeypatch):
+    """Whoever wrote it, and whatever its checksum says."""
+    monkeypatch.chdir(tmp_path)
+    directory = tmp_path / "checkpoint-shares-0001-000004"
+    directory.mkdir()
+    file = directory / ".metadata"
+    file.write_bytes(pickle.dumps(Calls()))
+    found = fault_in({"directory": directory.name, "sums": {file.name: sum_of(file)}}, tmp_path)
+    assert "describes no tensors (it names posix.mkdir)" in found.replace("nt.mkdir", "posix.mkdir")
+    assert not Path("called").exists()
+
+
+@pytest.mark.parametrize(
+    "told", [3, {}, {"directory": "../x", "sums": {".metadata": ""}}, {"directory": "checkpoint-shares-0-0"}]
+)
+def test_shares_lie_beside_their_checkpoint(told):
+    assert not is_told(told)
