@@ -16,7 +16,7 @@ CREATE := $(or $(PYTHON),python3) -m venv
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
-.PHONY: demo test prove lint lock oldest clean
+.PHONY: demo test prove lint shell lock oldest clean
 
 demo: $(VENV)/installed
 	$(BIN)/rlhf train grpo --task pocket --output-dir $(RUN)
@@ -31,6 +31,11 @@ prove: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+# a shell in which python, pytest and rlhf are those of .venv
+shell: $(VENV)/installed
+	@echo "leave with exit or Ctrl-D"
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" PATH="$(CURDIR)/$(BIN):$$PATH" $${SHELL:-sh}
 
 # newest versions: tests/constraints.txt is written when everything passes on them; oldest: the lower bounds of pyproject.toml
 lock: $(VENV)/installed
