@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint b475bf4f2147
+# Rendered by `rlhf course render`; fingerprint a82d44522ab2
 """Exercises of chapters/4_grpo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_grpo.py` (add -k NAME for one exercise), get a hint with
@@ -81,8 +81,9 @@ def compute_group_advantages(
 ) -> Float[Tensor, " batch"]:
     """Group-relative advantage (r - mean) / (std + eps) within each prompt's completions (Shao et al. 2024, section 4.1.2).
 
-    Completions of one prompt are consecutive. `std` none only centres (Dr. GRPO, Liu et al. 2025). A group without spread
-    gives exact zeros: it has nothing to teach.
+    Completions of one prompt are consecutive. `std` is the deviation with n - 1 in its denominator (unbiased), with n
+    (population), or none, which only centres (Liu et al. 2025). A group without spread gives exact zeros: it has nothing to
+    teach.
     """
     raise NotAttempted("compute_group_advantages", "chapters/4_grpo.md, exercise 4.1")
 
@@ -117,23 +118,30 @@ def compute_process_advantages(
 def estimate_kl_k1(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """log(policy / reference) of the sampled tokens: unbiased, can be negative; as a loss its expected gradient is zero."""
+    """log(policy / reference) of the sampled tokens; can be negative.
+
+    On samples of the policy itself it is unbiased, and as a loss its expected gradient is zero.
+    """
     raise NotAttempted("estimate_kl_k1_k2", "chapters/4_grpo.md, exercise 4.5")
 
 
 def estimate_kl_k2(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """Half the squared log-ratio: biased, low-variance; as a loss its expected gradient is that of KL(policy || reference)."""
+    """Half the squared log-ratio: biased, with little noise.
+
+    On samples of the policy itself, its expected gradient as a loss is that of KL(policy || reference).
+    """
     raise NotAttempted("estimate_kl_k1_k2", "chapters/4_grpo.md, exercise 4.5")
 
 
 def estimate_kl_k3(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """exp(q) - q - 1 with q = log(reference / policy): unbiased, never negative (Schulman 2020; GRPO's choice).
+    """exp(q) - q - 1 with q = log(reference / policy), never negative (Schulman 2020; GRPO's choice).
 
-    As a loss its expected gradient is that of KL(reference || policy). q is held below LARGEST_LOG_RATIO.
+    On samples of the policy itself it is unbiased, and as a loss its expected gradient is that of KL(reference || policy).
+    Beyond LARGEST_LOG_RATIO q counts as no more than that: the exponential stays finite.
     """
     raise NotAttempted("estimate_kl_k3", "chapters/4_grpo.md, exercise 4.6")
 
@@ -148,7 +156,10 @@ def calc_kl_estimate_penalty(
     mask: Mask = None,
     reduction: Reduction = "token",
 ) -> Float[Tensor, ""]:
-    """`kl_coef` times the mean estimated KL per generated token, from the sampled tokens' log-probabilities, in nats."""
+    """`kl_coef` times the mean estimated KL per generated token, from the sampled tokens' log-probabilities, in nats.
+
+    ref_logprobs is data: no gradient reaches it. Where the mask is 0 nothing counts, whatever stands there.
+    """
     raise NotAttempted("calc_kl_estimate_penalty", "chapters/4_grpo.md, exercise 4.7")
 
 

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 2cf194a51653
+# Rendered by `rlhf course render`; fingerprint 0b8764227089
 """Exercises of chapters/3_lora.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_lora.py` (add -k NAME for one exercise), get a hint with
@@ -132,10 +132,10 @@ def forward_with_hooks(
 def adapter_hooks(adapted: AdaptedMap, adapter: Lora) -> list[tuple[str, Callable]]:
     """The two hooks of one adapter as pairs (hook name, function): remember the map's input, add to the map's output.
 
-    The names are `adapted.bridge_name` + ".hook_in" and ".hook_out". A function is called as function(activation, hook) in
-    every forward pass; what it returns replaces the activation, unless that is None. Activations are [batch seq width], or
-    split into heads [batch seq heads d_head]; the adapter sees and returns [batch seq width]. Nothing of a pass is kept
-    after it.
+    The names are `adapted.bridge_name` + ".hook_in" and ".hook_out". A function is called as function(activation, hook=...)
+    in every forward pass; what it returns replaces the activation, unless that is None. Activations are [batch seq width],
+    or split into heads [batch seq heads d_head], and keep their shape and dtype; the adapter sees and returns
+    [batch seq width]. Nothing of a pass is kept after it.
     """
     raise NotAttempted("adapter_hooks", "chapters/3_lora.md, exercise 3.5")
 
@@ -178,8 +178,9 @@ class LoraHooks(nn.Module):
     def merged(self) -> Iterator[None]:
         """Inside, the base weights include the adapters; afterwards they are as before, bit for bit, whatever happened.
 
-        Adds `delta()` of every map's adapter to `m.weight` in place: as it is where `m.is_transposed` (GPT-2's Conv1D stores
-        [d_in d_out]), otherwise transposed. `is_merged` is True inside and False outside. The adapters stay as they are.
+        Adds `delta()` of every map's adapter to `m.weight`, in place and without a graph: as it is where `m.is_transposed`
+        (GPT-2's Conv1D stores [d_in d_out]), otherwise transposed. `is_merged` is True inside and False outside. The adapters
+        stay as they are. Inside, gradients are computed as ever.
 
         Raises:
             RuntimeError: the adapters are merged already.

@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 8a0789b5f178
+# Rendered by `rlhf course render`; fingerprint ae221b0c3126
 """Exercises of chapters/2_ppo.md: fill in what raises NotAttempted.
 
 Check your answers with `pytest tests/test_ppo.py` (add -k NAME for one exercise), get a hint with
@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ class TransformerWithValueHead(WithValueHead):
         device: str = "auto",
         dtype: str = "float32",
     ):
-        """Load the base model as every policy does, then add the value head, unless it is left out."""
+        """Load the base model as every policy does, then add the value head; without one, `self.value_head` is None."""
         raise NotAttempted("value_head", "chapters/2_ppo.md, exercise 2.1")
 
     def shard(self) -> None:
@@ -190,11 +190,11 @@ def compute_gae(
 ) -> Float[Tensor, "batch gen"]:
     """Generalised advantage estimation, A_t = delta_t + gamma lambda A_{t+1} (Schulman et al. 2016, eq. 16).
 
-    delta_t = r_t + gamma V_{t+1} - V_t. `rewards` is one number a completion, paid at its last real token, or one a token.
-    `dones` is 1 on tokens after which an episode is over, so that neither V nor A reaches back across them; the last real
-    token always is. V_t is values[:, t - 1], as in `compute_advantages`; positions after the last real token get 0.
-    gae_lambda 0 with gamma 1 is `compute_advantages`. `group_ids` names each completion's prompt: advantages are then
-    centred over the group's real tokens.
+    delta_t = r_t + gamma V_{t+1} - V_t, and V_t is values[:, t - 1], as in `compute_advantages`. `rewards` is one number a
+    completion, paid at its last real token, or one a token. `dones` is 1 on tokens after which an episode is over, so that
+    neither V nor A reaches back across them; the last real token always is one. Positions after it get 0, whatever values and
+    rewards stand there, infinities included. With gae_lambda 0 and gamma 1 this is `compute_advantages`. `group_ids` names
+    each completion's prompt: advantages are then centred over the group's real tokens.
     """
     raise NotAttempted("compute_gae", "chapters/2_ppo.md, exercise 2.3")
 
@@ -257,7 +257,7 @@ class ReplayMemory:
 
     @property
     def generated_values(self) -> Float[Tensor, "batch gen"] | None:
-        """The values at the positions where the generated tokens were chosen, the last gen + 1 but one; None without values."""
+        """The values where the generated tokens were chosen: the last gen + 1, but for the very last; None without values."""
         raise NotAttempted("returns", "chapters/2_ppo.md, exercise 2.4")
 
     @property
@@ -275,7 +275,7 @@ class ReplayMemory:
         return order[place[prompts[order]].argsort(stable=True)]
 
     def get_minibatches(self) -> list[ReplayMinibatch]:
-        """Every completion once a pass, in a fresh `random_order` each of the `batches_per_learning_phase` passes.
+        """Every completion once a pass, for `batches_per_learning_phase` passes, each in a fresh `random_order`.
 
         A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
         all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.
@@ -298,10 +298,10 @@ def calc_clipped_surrogate_objective(
 ) -> Float[Tensor, ""]:
     """PPO's clipped surrogate, mean of min(rho A, clip(rho, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
 
-    rho = exp(logprobs - mb_logprobs) for each sampled token: the current policy over the one that sampled. `eps` None takes
-    the advantages as they are; a number whitens them over the whole minibatch first: (A - mean) / (deviation + eps), with the
-    unbiased deviation. low is clip_coef; high is clip_coef_high, or clip_coef too if that is None. What the memory holds,
-    mb_logprobs and mb_advantages, is data: no gradient reaches it.
+    rho = exp(logprobs - mb_logprobs) for each sampled token: the current policy over the one that sampled. With `eps` None the
+    advantages count as they are; a number whitens them over the whole minibatch first: (A - mean) / (deviation + eps), with
+    the unbiased deviation. The lower bound's low is clip_coef; the upper bound's high is clip_coef_high, or clip_coef too if
+    that is None. What the memory holds, mb_logprobs and mb_advantages, is data: no gradient reaches it.
     """
     raise NotAttempted("calc_clipped_surrogate_objective", "chapters/2_ppo.md, exercise 2.6")
 
@@ -319,9 +319,9 @@ def calc_value_function_loss(
 ) -> Float[Tensor, ""]:
     """`vf_coef` times the mean of (values - returns)^2 / 2 (Schulman et al. 2017, eq. 9).
 
-    `values` are the current ones at the positions where the generated tokens were chosen; mb_returns is data: no gradient
-    reaches it. With `clip_value`, the larger of that and the loss at values held within clip_value of `mb_values`, the ones
-    at sampling time, counts for each token (as in the PPO authors' code).
+    `values` are the current ones at the positions where the generated tokens were chosen. What the memory holds, mb_returns
+    and mb_values, is data: no gradient reaches it. With `clip_value` the larger of two losses counts for each token: at the
+    value, and at the value held within clip_value of `mb_values`, the one at sampling time (as in the PPO authors' code).
     """
     raise NotAttempted("calc_value_function_loss", "chapters/2_ppo.md, exercise 2.7")
 
@@ -373,7 +373,7 @@ def calc_kl_penalty(
 def reduce_tokens(
     values: Float[Tensor, "batch gen"], gen_len: int, mask: Mask = None, reduction: Reduction = "token"
 ) -> Float[Tensor, ""]:
-    """One number from per-token values: token, sequence or constant averages, as the module's header defines them.
+    """One number from per-token values, by one of three averages.
 
         token      sum over real tokens / number of real tokens
         sequence   mean over sequences of each sequence's token mean
@@ -400,7 +400,7 @@ def get_optimizer(
     """AdamW that MAXIMISES, with one learning rate for the model (or its adapters) and one for the value head.
 
     Two parameter groups in this order: what the model trains apart from the head, at base_lr; the value head's parameters
-    (none without a head), at head_lr. Weight decay is torch's default for AdamW.
+    (none without a head), at head_lr. `betas` and `weight_decay` are AdamW's own, with torch's defaults.
     """
     raise NotAttempted("get_optimizer", "chapters/2_ppo.md, exercise 2.12")
 
@@ -408,8 +408,9 @@ def get_optimizer(
 def learning_rate_scale(phase: int, args: RLArgs) -> float:
     """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
 
-    Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
-    `final_scale`, as has any later one; between them the share falls linearly, or by half a cosine wave with `lr_decay` cosine.
+    Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1; from there the share falls linearly, or
+    by half a cosine wave with `lr_decay` cosine. The last phase, total_phases - 1, has `final_scale`, or 1 where it is phase
+    `warmup_steps`; any later phase has `final_scale`.
     """
     raise NotAttempted("learning_rate_scale", "chapters/2_ppo.md, exercise 2.13")
 
@@ -421,8 +422,8 @@ def score_tokens(model: Any, ref_model: Any, sampled: Rollout, temperature: floa
     Args:
         model: its forward_with_value_head gives the policy's logits and, with a head, values.
         ref_model: called for the reference policy's logits.
-        sampled: the completions; ids and attention_mask are read, and gen_len is what `mask` has columns.
-        temperature: the one of sampling.
+        sampled: the completions; ids and attention_mask are read, and `mask` has gen_len columns.
+        temperature: that of sampling.
     """
     raise NotAttempted("score_tokens", "chapters/2_ppo.md, exercise 2.14")
 
@@ -440,8 +441,8 @@ class RLHFTrainer(RLTrainer):
         """Sample and reward completions, score their tokens, turn rewards into advantages, and keep what learning needs.
 
         `sample_and_reward` gives the completions and one reward each, `score_tokens` what policy and reference make of every
-        token at args.temperature, `compute_token_advantages` an advantage a token. The memory keeps the rollout's masks; the
-        reference's logits only where `needs_ref_logits`. `log_scores(sampled, scores)` logs, and is optional.
+        token at args.temperature, `compute_token_advantages` an advantage a token. The memory keeps the rollout's masks and the
+        reference's log-probabilities; its logits only where `needs_ref_logits`. `log_scores(sampled, scores)` is optional.
         """
         raise NotAttempted("ppo_rollout_phase", "chapters/2_ppo.md, exercise 2.15")
 
@@ -514,6 +515,8 @@ def main() -> None:
     """Reward every full stop after a fixed prefix, and show what the model writes before and after; --help lists options."""
     default = RLHFArgs(total_phases=12, kl_coef=0.1, log_samples_every=0)
     args = script_args(RLHFArgs, "ppo", default)
+    if args.task is None:
+        args = replace(args, reward_fn=args.reward_fn or reward_fn_char_count)
     trainer = RLHFTrainer(args)
     torch.manual_seed(args.seed)
     _, before = get_samples(trainer.model, args.prefix, 4, args.gen_len, args.temperature, args.top_k, args.prepend_bos)

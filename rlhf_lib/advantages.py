@@ -94,11 +94,11 @@ def compute_gae(
 ) -> Float[Tensor, "batch gen"]:
     """Generalised advantage estimation, A_t = delta_t + gamma lambda A_{t+1} (Schulman et al. 2016, eq. 16).
 
-    delta_t = r_t + gamma V_{t+1} - V_t. `rewards` is one number a completion, paid at its last real token, or one a token.
-    `dones` is 1 on tokens after which an episode is over, so that neither V nor A reaches back across them; the last real
-    token always is. V_t is values[:, t - 1], as in `compute_advantages`; positions after the last real token get 0.
-    gae_lambda 0 with gamma 1 is `compute_advantages`. `group_ids` names each completion's prompt: advantages are then
-    centred over the group's real tokens.
+    delta_t = r_t + gamma V_{t+1} - V_t, and V_t is values[:, t - 1], as in `compute_advantages`. `rewards` is one number a
+    completion, paid at its last real token, or one a token. `dones` is 1 on tokens after which an episode is over, so that
+    neither V nor A reaches back across them; the last real token always is one. Positions after it get 0, whatever values and
+    rewards stand there, infinities included. With gae_lambda 0 and gamma 1 this is `compute_advantages`. `group_ids` names
+    each completion's prompt: advantages are then centred over the group's real tokens.
     """
     mask = real_tokens(values, prefix_len, mask)
     last = last_real_token(mask)
@@ -142,8 +142,9 @@ def compute_group_advantages(
 ) -> Float[Tensor, " batch"]:
     """Group-relative advantage (r - mean) / (std + eps) within each prompt's completions (Shao et al. 2024, section 4.1.2).
 
-    Completions of one prompt are consecutive. `std` none only centres (Dr. GRPO, Liu et al. 2025). A group without spread
-    gives exact zeros: it has nothing to teach.
+    Completions of one prompt are consecutive. `std` is the deviation with n - 1 in its denominator (unbiased), with n
+    (population), or none, which only centres (Liu et al. 2025). A group without spread gives exact zeros: it has nothing to
+    teach.
     """
     groups = split_groups(rewards, group_size)
     advantages = groups - groups.mean(dim=1, keepdim=True)

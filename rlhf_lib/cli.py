@@ -342,7 +342,9 @@ def main(words: list[str] | None = None) -> int:
     try:
         require_text(words)
         with ending_by(signal.default_int_handler, signal.SIGTERM):
-            return COMMANDS[words[0]](words[1:])
+            code = COMMANDS[words[0]](words[1:])
+            sys.stdout.flush()  # so that a reader who has gone is noticed here
+            return code
     except InputError as error:
         return stop(str(error), 2)
     except CannotWrite as error:

@@ -83,7 +83,7 @@ class ReplayMemory:
 
     @property
     def generated_values(self) -> Float[Tensor, "batch gen"] | None:
-        """The values at the positions where the generated tokens were chosen, the last gen + 1 but one; None without values."""
+        """The values where the generated tokens were chosen: the last gen + 1, but for the very last; None without values."""
         return None if self.values is None else chosen_at(self.values, self.gen_len)
 
     @property
@@ -101,7 +101,7 @@ class ReplayMemory:
         return order[place[prompts[order]].argsort(stable=True)]
 
     def get_minibatches(self) -> list[ReplayMinibatch]:
-        """Every completion once a pass, in a fresh `random_order` each of the `batches_per_learning_phase` passes.
+        """Every completion once a pass, for `batches_per_learning_phase` passes, each in a fresh `random_order`.
 
         A pass has `num_minibatches` minibatches of equal size, so the list has their product. A row's entries stay together:
         all fields of a minibatch are of the same completions. `values` are the generated ones; what the memory lacks is None.

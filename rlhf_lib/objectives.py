@@ -31,7 +31,7 @@ def hide(values: Float[Tensor, "batch gen"], mask: Mask) -> Float[Tensor, "batch
 def reduce_tokens(
     values: Float[Tensor, "batch gen"], gen_len: int, mask: Mask = None, reduction: Reduction = "token"
 ) -> Float[Tensor, ""]:
-    """One number from per-token values: token, sequence or constant averages, as the module's header defines them.
+    """One number from per-token values, by one of three averages.
 
         token      sum over real tokens / number of real tokens
         sequence   mean over sequences of each sequence's token mean
@@ -75,10 +75,10 @@ def calc_clipped_surrogate_objective(
 ) -> Float[Tensor, ""]:
     """PPO's clipped surrogate, mean of min(rho A, clip(rho, 1 - low, 1 + high) A) (Schulman et al. 2017, eq. 7).
 
-    rho = exp(logprobs - mb_logprobs) for each sampled token: the current policy over the one that sampled. `eps` None takes
-    the advantages as they are; a number whitens them over the whole minibatch first: (A - mean) / (deviation + eps), with the
-    unbiased deviation. low is clip_coef; high is clip_coef_high, or clip_coef too if that is None. What the memory holds,
-    mb_logprobs and mb_advantages, is data: no gradient reaches it.
+    rho = exp(logprobs - mb_logprobs) for each sampled token: the current policy over the one that sampled. With `eps` None the
+    advantages count as they are; a number whitens them over the whole minibatch first: (A - mean) / (deviation + eps), with
+    the unbiased deviation. The lower bound's low is clip_coef; the upper bound's high is clip_coef_high, or clip_coef too if
+    that is None. What the memory holds, mb_logprobs and mb_advantages, is data: no gradient reaches it.
     """
     advantages = hide(mb_advantages.detach(), mask)
     if eps is not None:
@@ -113,9 +113,9 @@ def calc_value_function_loss(
 ) -> Float[Tensor, ""]:
     """`vf_coef` times the mean of (values - returns)^2 / 2 (Schulman et al. 2017, eq. 9).
 
-    `values` are the current ones at the positions where the generated tokens were chosen; mb_returns is data: no gradient
-    reaches it. With `clip_value`, the larger of that and the loss at values held within clip_value of `mb_values`, the ones
-    at sampling time, counts for each token (as in the PPO authors' code).
+    `values` are the current ones at the positions where the generated tokens were chosen. What the memory holds, mb_returns
+    and mb_values, is data: no gradient reaches it. With `clip_value` the larger of two losses counts for each token: at the
+    value, and at the value held within clip_value of `mb_values`, the one at sampling time (as in the PPO authors' code).
     """
     values, returns = hide(values, mask), hide(mb_returns.detach(), mask)
     loss = (values - returns).square()
@@ -187,23 +187,30 @@ def calc_kl_penalty(
 def estimate_kl_k1(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """log(policy / reference) of the sampled tokens: unbiased, can be negative; as a loss its expected gradient is zero."""
+    """log(policy / reference) of the sampled tokens; can be negative.
+
+    On samples of the policy itself it is unbiased, and as a loss its expected gradient is zero.
+    """
     return logprobs - ref_logprobs
 
 
 def estimate_kl_k2(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """Half the squared log-ratio: biased, low-variance; as a loss its expected gradient is that of KL(policy || reference)."""
+    """Half the squared log-ratio: biased, with little noise.
+
+    On samples of the policy itself, its expected gradient as a loss is that of KL(policy || reference).
+    """
     return (logprobs - ref_logprobs).square() / 2
 
 
 def estimate_kl_k3(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """exp(q) - q - 1 with q = log(reference / policy): unbiased, never negative (Schulman 2020; GRPO's choice).
+    """exp(q) - q - 1 with q = log(reference / policy), never negative (Schulman 2020; GRPO's choice).
 
-    As a loss its expected gradient is that of KL(reference || policy). q is held below LARGEST_LOG_RATIO.
+    On samples of the policy itself it is unbiased, and as a loss its expected gradient is that of KL(reference || policy).
+    Beyond LARGEST_LOG_RATIO q counts as no more than that: the exponential stays finite.
     """
     log_ratio = (ref_logprobs - logprobs).clamp(max=LARGEST_LOG_RATIO)
     return log_ratio.expm1() - log_ratio
@@ -222,6 +229,9 @@ def calc_kl_estimate_penalty(
     mask: Mask = None,
     reduction: Reduction = "token",
 ) -> Float[Tensor, ""]:
-    """`kl_coef` times the mean estimated KL per generated token, from the sampled tokens' log-probabilities, in nats."""
+    """`kl_coef` times the mean estimated KL per generated token, from the sampled tokens' log-probabilities, in nats.
+
+    ref_logprobs is data: no gradient reaches it. Where the mask is 0 nothing counts, whatever stands there.
+    """
     estimate = KL_ESTIMATORS[estimator](hide(logprobs, mask), hide(ref_logprobs.detach(), mask))
     return kl_coef * reduce_tokens(estimate, gen_len, mask, reduction)

@@ -20,7 +20,7 @@ def get_optimizer(
     """AdamW that MAXIMISES, with one learning rate for the model (or its adapters) and one for the value head.
 
     Two parameter groups in this order: what the model trains apart from the head, at base_lr; the value head's parameters
-    (none without a head), at head_lr. Weight decay is torch's default for AdamW.
+    (none without a head), at head_lr. `betas` and `weight_decay` are AdamW's own, with torch's defaults.
     """
     groups = [
         {"params": model.get_base_model_trainable_params(), "lr": base_lr},
@@ -32,8 +32,9 @@ def get_optimizer(
 def learning_rate_scale(phase: int, args: RLArgs) -> float:
     """Share of the peak learning rate in a phase (0 is the first): linear warm-up that starts above 0, then decay.
 
-    Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1, the last, total_phases - 1, has
-    `final_scale`, as has any later one; between them the share falls linearly, or by half a cosine wave with `lr_decay` cosine.
+    Phase k of the warm-up has (k + 1) / (warmup_steps + 1). Phase `warmup_steps` has 1; from there the share falls linearly, or
+    by half a cosine wave with `lr_decay` cosine. The last phase, total_phases - 1, has `final_scale`, or 1 where it is phase
+    `warmup_steps`; any later phase has `final_scale`.
     """
     if phase < args.warmup_steps:
         return (phase + 1) / (args.warmup_steps + 1)

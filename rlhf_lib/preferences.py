@@ -32,7 +32,7 @@ def calc_preference_loss(
 
 
 def calc_regression_loss(scores: Float[Tensor, " batch"], targets: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Mean squared difference of scores and target rewards."""
+    """Mean squared difference of scores and target rewards, which are data: no gradient reaches them."""
     return (scores - targets.detach()).square().mean()
 
 
@@ -47,10 +47,10 @@ def calc_verifier_loss(scores: Float[Tensor, " batch"], correct: Bool[Tensor, " 
 def pool_last_real_token(
     values: Float[Tensor, "batch seq"], attention_mask: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, " batch"]:
-    """Each row's value at its last real token: a causal model has read everything there, and nothing before it.
+    """Each row's value at its last real token, where a causal model has read the whole text for the first time.
 
-    `attention_mask` is 1 on real tokens and 0 on padding, which may stand on either side. Token ids are not looked at, since
-    padding and end of sequence share an id in many tokenizers.
+    `attention_mask` is 1 on real tokens and 0 on padding, which may stand on either side or on both. Token ids are not
+    looked at, since padding and end of sequence share an id in many tokenizers.
 
     Raises:
         InputError: a row without a real token.
@@ -65,7 +65,7 @@ def pool_last_real_token(
 
 
 def pairwise_accuracy(chosen: Float[Tensor, " pairs"], rejected: Float[Tensor, " pairs"]) -> float:
-    """Share of pairs whose chosen text has the higher score; a tie counts half. One half is guessing."""
+    """Share of pairs whose chosen text has the higher score; a tie counts half, so that one half is guessing."""
     return float(((chosen > rejected).float() + 0.5 * (chosen == rejected).float()).mean())
 
 

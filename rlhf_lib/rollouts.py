@@ -197,8 +197,8 @@ def score_tokens(model: Any, ref_model: Any, sampled: Rollout, temperature: floa
     Args:
         model: its forward_with_value_head gives the policy's logits and, with a head, values.
         ref_model: called for the reference policy's logits.
-        sampled: the completions; ids and attention_mask are read, and gen_len is what `mask` has columns.
-        temperature: the one of sampling.
+        sampled: the completions; ids and attention_mask are read, and `mask` has gen_len columns.
+        temperature: that of sampling.
     """
     gen_len = sampled.mask.shape[1]
     inputs = {"attention_mask": sampled.attention_mask, "logits_to_keep": gen_len + 1}
@@ -226,9 +226,10 @@ class Decoder:
         """Logits of the token after the last of `ids`: the first call gets the prompts, each later one the newest tokens alone.
 
         `self.attention_mask` [batch, all tokens so far] covers `ids` when the call begins, and one token more when it ends;
-        `self.cache` is None at first and then holds the model's keys and values of all tokens so far. A token's position
-        counts the real tokens before it in its row; padding has position 0. `position_ids` go to the model only where
-        `self.takes_positions`. What the model calls its cache, as argument and in its output, is `self.cache_name`.
+        `self.cache` is None at first and then holds the model's keys and values of all tokens so far. A token's position is
+        the number of real tokens before it in its row; padding may have any position that the model knows, such as 0.
+        `position_ids` go to the model only where `self.takes_positions`. What the model calls its cache, as argument and in
+        its output, is `self.cache_name`. The model is asked for its cache (`use_cache=True`), whatever its settings say.
         """
         options = {self.cache_name: self.cache}
         if self.takes_positions:
@@ -306,7 +307,7 @@ def decode(
     `decoder(ids)` gives next-token logits: it is called with the prompts first, then with the newest tokens [batch 1] alone,
     and no more once every sequence has ended. `sampling` are the keyword arguments of sample_tokens. The end token itself is
     real: mask 1, its own log-probabilities. After it, tokens are `pad_id`, and mask and log-probabilities 0. End tokens within
-    the prompts end nothing.
+    the prompts end nothing. No graph is kept.
     """
     batch = len(ids)
     tokens = ids.new_full((batch, gen_len), pad_id)

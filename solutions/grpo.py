@@ -1,4 +1,4 @@
-# Rendered by `rlhf course render`; fingerprint 1b03612348c0
+# Rendered by `rlhf course render`; fingerprint a690e12f37b0
 """Solutions of chapters/4_grpo.md; run them with `python -m solutions.grpo`.
 
 GRPO on word problems: reasoning emerges while one watches.
@@ -37,8 +37,9 @@ def compute_group_advantages(
 ) -> Float[Tensor, " batch"]:
     """Group-relative advantage (r - mean) / (std + eps) within each prompt's completions (Shao et al. 2024, section 4.1.2).
 
-    Completions of one prompt are consecutive. `std` none only centres (Dr. GRPO, Liu et al. 2025). A group without spread
-    gives exact zeros: it has nothing to teach.
+    Completions of one prompt are consecutive. `std` is the deviation with n - 1 in its denominator (unbiased), with n
+    (population), or none, which only centres (Liu et al. 2025). A group without spread gives exact zeros: it has nothing to
+    teach.
     """
     groups = split_groups(rewards, group_size)
     advantages = groups - groups.mean(dim=1, keepdim=True)
@@ -86,23 +87,30 @@ def compute_process_advantages(
 def estimate_kl_k1(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """log(policy / reference) of the sampled tokens: unbiased, can be negative; as a loss its expected gradient is zero."""
+    """log(policy / reference) of the sampled tokens; can be negative.
+
+    On samples of the policy itself it is unbiased, and as a loss its expected gradient is zero.
+    """
     return logprobs - ref_logprobs
 
 
 def estimate_kl_k2(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """Half the squared log-ratio: biased, low-variance; as a loss its expected gradient is that of KL(policy || reference)."""
+    """Half the squared log-ratio: biased, with little noise.
+
+    On samples of the policy itself, its expected gradient as a loss is that of KL(policy || reference).
+    """
     return (logprobs - ref_logprobs).square() / 2
 
 
 def estimate_kl_k3(
     logprobs: Float[Tensor, "batch gen"], ref_logprobs: Float[Tensor, "batch gen"]
 ) -> Float[Tensor, "batch gen"]:
-    """exp(q) - q - 1 with q = log(reference / policy): unbiased, never negative (Schulman 2020; GRPO's choice).
+    """exp(q) - q - 1 with q = log(reference / policy), never negative (Schulman 2020; GRPO's choice).
 
-    As a loss its expected gradient is that of KL(reference || policy). q is held below LARGEST_LOG_RATIO.
+    On samples of the policy itself it is unbiased, and as a loss its expected gradient is that of KL(reference || policy).
+    Beyond LARGEST_LOG_RATIO q counts as no more than that: the exponential stays finite.
     """
     log_ratio = (ref_logprobs - logprobs).clamp(max=LARGEST_LOG_RATIO)
     return log_ratio.expm1() - log_ratio
@@ -118,7 +126,10 @@ def calc_kl_estimate_penalty(
     mask: Mask = None,
     reduction: Reduction = "token",
 ) -> Float[Tensor, ""]:
-    """`kl_coef` times the mean estimated KL per generated token, from the sampled tokens' log-probabilities, in nats."""
+    """`kl_coef` times the mean estimated KL per generated token, from the sampled tokens' log-probabilities, in nats.
+
+    ref_logprobs is data: no gradient reaches it. Where the mask is 0 nothing counts, whatever stands there.
+    """
     estimate = KL_ESTIMATORS[estimator](hide(logprobs, mask), hide(ref_logprobs.detach(), mask))
     return kl_coef * reduce_tokens(estimate, gen_len, mask, reduction)
 
@@ -167,7 +178,7 @@ class GrpoTrainer(RLHFTrainer):
             minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=gen_len + 1
         )
         logprobs = get_logprobs(logits, with_last_of_prompt(minibatch.sample_ids, gen_len), temperature=args.temperature)
-        clip = {"clip_coef": args.clip_coef, "clip_coef_high": args.clip_coef_high}
+        clip = {"clip_coef": args.clip_coef, "clip_coef_high": args.clip_coef_high, "eps": None}
         surrogate = calc_clipped_surrogate_objective(logprobs, minibatch.logprobs, minibatch.advantages, **clip, **shared)
         entropy_bonus = calc_entropy_bonus(chosen_at(logits, gen_len) / args.temperature, args.ent_coef, **shared)
         kl_penalty = calc_kl_estimate_penalty(

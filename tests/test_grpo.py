@@ -6,7 +6,7 @@ import torch
 
 from rlhf_lib.args import GrpoArgs
 from rlhf_lib.course import expect
-from rlhf_lib.course.agree import agree, refuse_gradient, require_gradient
+from rlhf_lib.course.agree import agree, refuse_gradient, require_defaults, require_gradient
 from rlhf_lib.course.rewards import always_seven, count_vowels
 from rlhf_lib.course.twins import disturb, expected_reward, twin_of
 from rlhf_lib.memory import ReplayMinibatch
@@ -48,6 +48,8 @@ def test_compute_group_advantages__kinds_of_deviation(student):
 def test_compute_group_advantages__eps_is_added(student):
     """eps is added to the deviation, which matters where rewards hardly differ."""
     agree(student, "compute_group_advantages", group_relative, 1e-3 * student.randn(8), 4, eps=0.1)
+    agree(student, "compute_group_advantages", group_relative, 1e-3 * student.randn(8), 4, rtol=1e-4)
+    require_defaults(student, "compute_group_advantages", std="unbiased", eps=1e-4)
 
 
 def inexact(student, size):
@@ -60,11 +62,15 @@ def inexact(student, size):
 
 def test_compute_group_advantages__a_group_without_spread(student):
     """A group whose rewards are all the same has nothing to teach: exact zeros, beside a group that has."""
-    flat = inexact(student, 7).expand(7)
-    rewards = torch.cat([flat, student.randn(7)])
-    got = student.call("compute_group_advantages", rewards, 7)
-    expect.equal(got[:7], torch.zeros(7), "the flat group's advantages")
-    expect.close(got, torch.cat([torch.zeros(7), group_relative(rewards[7:], 7)]))
+    flat = torch.cat([inexact(student, 7).expand(7), -inexact(student, 7).expand(7)])
+    got = student.call("compute_group_advantages", flat, 7)
+    expect.equal(got.float(), torch.zeros(14), "the advantages of two flat groups")
+    for std in ("unbiased", "population", "none"):
+        flat = inexact(student, 7).expand(7)
+        rewards = torch.cat([flat, student.randn(7)])
+        got = student.call("compute_group_advantages", rewards, 7, std=std)
+        expect.close(got, torch.cat([torch.zeros(7), group_relative(rewards[7:], 7, std=std)]))
+        expect.equal(got[:7].float(), torch.zeros(7), "the flat group's advantages")
 
 
 def test_spread_over_tokens__values(student):
@@ -127,11 +133,26 @@ def test_compute_process_advantages__fewer_steps(student):
         agree(student, "compute_process_advantages", process_advantages, *steps_of(student, batch, 3, 7), 7, group)
 
 
+def test_compute_process_advantages__a_step_of_one_token(student):
+    """A step may end at the first token, position 0, and steps of a completion may stand in any column."""
+    ends = torch.tensor([[0, 3, -1], [2, 0, 4], [-1, -1, 0], [4, -1, 1]])
+    agree(student, "compute_process_advantages", process_advantages, 2 + 3 * student.randn(4, 3), ends, 5, 2)
+
+
+def test_compute_process_advantages__deviation_and_eps(student):
+    """std and eps mean what they mean for one reward a completion; left out they are "unbiased" and 1e-4."""
+    rewards, ends = steps_of(student, 4, 3, 7)
+    for std in ("population", "none"):
+        agree(student, "compute_process_advantages", process_advantages, rewards, ends, 7, 2, std=std)
+    agree(student, "compute_process_advantages", process_advantages, 1e-2 * rewards, ends, 7, 2, eps=0.1)
+    require_defaults(student, "compute_process_advantages", std="unbiased", eps=1e-4)
+
+
 def test_compute_process_advantages__one_step(student):
     """With one step at the last token it is outcome supervision."""
     rewards = student.randn(6)
     got = student.call("compute_process_advantages", rewards[:, None], torch.full((6, 1), 4), 5, 3)
-    expect.close(got, group_relative(rewards, 3)[:, None].expand(-1, 5), rtol=1e-4)
+    expect.close(got, group_relative(rewards, 3)[:, None].expand(-1, 5))
 
 
 def logprob_pair(student, *shape):
@@ -147,7 +168,34 @@ def test_estimate_kl_k1_k2__k1(student):
 
 def test_estimate_kl_k1_k2__k2(student):
     """k2 is half the squared log-ratio."""
-    agree(student, "estimate_kl_k2", lambda logprobs, ref: 0.5 * (logprobs - ref) ** 2, *logprob_pair(student, 3, 4), wrt=(0,))
+    for shape in ((3, 4), (1, 6)):
+        pair = logprob_pair(student, *shape)
+        agree(student, "estimate_kl_k2", lambda logprobs, ref: 0.5 * (logprobs - ref) ** 2, *pair, wrt=(0,))
+
+
+def gradient_of_mean(student, name, logits, reference):
+    """The expected gradient of an estimate with respect to a policy's logits: its mean over all tokens, none sampled."""
+    policy = logits.log_softmax(-1)
+    value, grads = student.value_and_grad(name, policy, reference, weights=policy.exp())
+    expect.true(isinstance(value, torch.Tensor) and value.shape == policy.shape, "one number a token", expect.show(value))
+    if grads[0] is None:
+        require_gradient(None, policy, "logprobs")
+    return grads[0] - policy.exp() * grads[0].sum(-1, keepdim=True)
+
+
+def gradient_of(logits, divergence):
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(divergence(logits.log_softmax(-1)), logits)[0]
+
+
+def test_estimate_kl_k1_k2__expected_gradients(student):
+    """As losses: k1's expected gradient is zero, k2's is that of KL(policy || reference)."""
+    logits, reference = student.randn(1, 7), student.randn(1, 7).log_softmax(-1)
+    exact = gradient_of(logits, lambda policy: (policy.exp() * (policy - reference)).sum())
+    got = gradient_of_mean(student, "estimate_kl_k1", logits, reference)
+    expect.close(got, torch.zeros(1, 7), "expected gradient of k1 with respect to the policy's logits")
+    got = gradient_of_mean(student, "estimate_kl_k2", logits, reference)
+    expect.close(got, exact, "expected gradient of k2 with respect to the policy's logits", rtol=1e-4)
 
 
 def k3(logprobs, ref_logprobs):
@@ -168,6 +216,25 @@ def test_estimate_kl_k3__equal_policies(student):
     policy, reference = logprob_pair(student, 2, 5)
     least = student.call("estimate_kl_k3", policy, reference).min().item()
     expect.true(least >= -1e-6, "nothing below 0", f"a least value of {least:.4g}")
+
+
+def test_estimate_kl_k3__far_from_the_reference(student):
+    """Beyond LARGEST_LOG_RATIO, 20, the log-ratio counts as 20: neither the estimate nor its gradient is infinite."""
+    reference = -student.rand(2, 4)
+    policy = reference - torch.tensor([[19.0, 21.0, 60.0, 90.0], [100.0, 3.0, 500.0, 0.5]])
+    weights = student.rand(2, 4)
+    got, grads = student.value_and_grad("estimate_kl_k3", policy, reference, weights=weights)
+    q = (reference - policy).double().clamp(max=20)
+    expect.close(got, (q.exp() - q - 1).float(), rtol=1e-4)
+    expect.true(grads[0] is None or bool(grads[0].isfinite().all()), "a finite gradient", expect.show(grads[0]))
+
+
+def test_estimate_kl_k3__expected_gradient(student):
+    """As a loss its expected gradient is that of KL(reference || policy): the divergence the other way round."""
+    logits, reference = student.randn(1, 7), student.randn(1, 7).log_softmax(-1)
+    forward = gradient_of(logits, lambda policy: (reference.exp() * (reference - policy)).sum())
+    got = gradient_of_mean(student, "estimate_kl_k3", logits, reference)
+    expect.close(got, forward, "expected gradient with respect to the policy's logits", rtol=1e-4)
 
 
 def test_estimate_kl_k3__estimates_the_divergence(student):
@@ -207,8 +274,9 @@ def test_calc_kl_estimate_penalty__masks(student):
     for reduction in ("token", "sequence", "constant"):
         agree(
             student, "calc_kl_estimate_penalty", estimated_penalty, logprobs, reference, 0.5, 5,
-            mask=mask, reduction=reduction, wrt=(0,),
+            mask=mask, reduction=reduction, wrt=(0,), no_gradient_to=(1,),
         )  # fmt: skip
+    agree(student, "calc_kl_estimate_penalty", estimated_penalty, logprobs, reference, 0.5, 5, mask=mask, wrt=(0,))
 
 
 def test_calc_kl_estimate_penalty__infinities_in_padding(student):
@@ -216,14 +284,18 @@ def test_calc_kl_estimate_penalty__infinities_in_padding(student):
     logprobs, reference = logprob_pair(student, 3, 5)
     mask = (torch.arange(5) < torch.tensor([[5], [2], [3]])).float()
     hidden = [values.masked_fill(mask == 0, 0.0) for values in (logprobs, reference)]
-    padded = logprobs.masked_fill(mask == 0, -float("inf"))
+    padded, below = (values.masked_fill(mask == 0, -float("inf")) for values in (logprobs, reference))
     for estimator in ("k3", "k2", "k1"):
         expected = hidden[0].clone().requires_grad_()
         value = estimated_penalty(expected, hidden[1], 0.5, 5, mask=mask, estimator=estimator)
         options = {"mask": mask, "estimator": estimator}
-        got, grads = student.value_and_grad("calc_kl_estimate_penalty", padded, reference, 0.5, 5, **options)
-        expect.close(got, value.detach())
-        require_gradient(grads[0], torch.autograd.grad(value, expected)[0], "logprobs")
+        gradient = torch.autograd.grad(value, expected)[0]
+        for pair in ((padded, reference), (logprobs, below), (padded, below), (-padded, reference)):
+            given = [values.where(mask == 0, kept) for values, kept in zip(pair, (logprobs, reference), strict=True)]
+            got, grads = student.value_and_grad("calc_kl_estimate_penalty", *given, 0.5, 5, **options)
+            expect.close(got, value.detach())
+            require_gradient(grads[0], gradient, "logprobs")
+    require_defaults(student, "calc_kl_estimate_penalty", estimator="k3", mask=None, reduction="token")
 
 
 def metrics_by_counting(rewards, group_size, best=None):
@@ -242,6 +314,11 @@ def compare_metrics(student, rewards, group_size, *best):
     got = student.call("group_metrics", rewards, group_size, *best)
     for name, value in metrics_by_counting(rewards, group_size, *best).items():
         expect.true(isinstance(got, dict) and name in got, f"a dictionary with {name}", expect.show(got))
+        expect.true(
+            isinstance(got[name], (float, int)),
+            f"a plain float under {name}",
+            f"{type(got[name]).__name__} {expect.show(got[name])}",
+        )
         expect.close(got[name], value, name)
 
 
@@ -255,6 +332,14 @@ def test_group_metrics__shares(student):
 def test_group_metrics__nothing_right(student):
     """When no completion of the phase was right, no group is all right."""
     compare_metrics(student, torch.zeros(8), 4)
+    compare_metrics(student, torch.tensor([-1.0, -1.0, -2.0, -2.0]), 2)
+
+
+def test_group_metrics__best_is_missing_only_where_it_is_left_out(student):
+    """Without `best` the highest reward of the phase is the best, even if it is earned in a group with spread."""
+    require_defaults(student, "group_metrics", best=None)
+    compare_metrics(student, torch.tensor([0.5, 0.5, 1.0, 0.0, 0.25, 0.25]), 2)
+    compare_metrics(student, torch.tensor([0.5, 0.5, 0.5, 0.0, 0.25, 0.25]), 2)
 
 
 def test_group_metrics__rewards_between(student):
@@ -300,13 +385,30 @@ def lora_twin(tensors, args):
     return twin_of(model, tensors)
 
 
-def memory_of(student, args, size=0.3):
-    """A trainer whose adapters have moved, one rollout of it, and its twin."""
+def rolled_out(student, args, size=0.3):
+    """One rollout of a trainer whose adapters have moved, and the trainer's twin."""
     trainer = student.call("GrpoTrainer", args)
     tensors = disturb(student, trainer, ".B", size)
     memory = student.call("rollout_phase", on=trainer)
-    expect.true(getattr(memory, "kind", "") == "ReplayMemory", "a ReplayMemory from rollout_phase", expect.show(memory))
-    return student.tensors(memory), lora_twin(tensors, args)
+    kind = getattr(memory, "kind", type(memory).__name__)
+    expect.true(kind == "ReplayMemory", "a ReplayMemory from rollout_phase", "None" if memory is None else f"a {kind}")
+    return memory, lora_twin(tensors, args)
+
+
+def memory_of(student, args, size=0.3):
+    """The tensors of such a rollout's memory, and the twin."""
+    memory, twin = rolled_out(student, args, size)
+    return student.tensors(memory), twin
+
+
+def expect_data(student, memory):
+    """The tensors of a memory, none of which remembers how it was computed."""
+    found, called = student.tensors(memory), student.called
+    for name in found:
+        keeps_graph = student.call(f"{name}.requires_grad", on=memory)
+        student.called = called
+        expect.true(not keeps_graph, f"{name} without a graph, computed under torch.no_grad()", "a tensor that requires grad")
+    return found
 
 
 def expect_tensor(found, name, shape):
@@ -333,13 +435,14 @@ def test_GrpoTrainer__rollout_samples_the_adapted_policy(student):
 
 
 def test_GrpoTrainer__rollout_scores_the_policy(student):
-    """logprobs are those of the sampled tokens under the policy, with its adapters."""
+    """logprobs are those of the sampled tokens under the policy, with its adapters; the memory holds data, without a graph."""
     args = one_prefix_args(student)
-    memory, twin = memory_of(student, args)
+    memory, twin = rolled_out(student, args)
+    memory = expect_data(student, memory)
     ids = memory["sample_ids"]
     with torch.no_grad():
         expected = get_logprobs(twin.forward_with_value_head(ids)[0], ids, ids.shape[1] - args.gen_len)
-    expect.close(expect_tensor(memory, "logprobs", [16, args.gen_len]), expected, "logprobs", rtol=1e-3, atol=1e-4)
+    expect.close(expect_tensor(memory, "logprobs", [16, args.gen_len]), expected, "logprobs", rtol=1e-4, atol=1e-4)
 
 
 def test_GrpoTrainer__rollout_keeps_the_reference(student):
@@ -351,10 +454,10 @@ def test_GrpoTrainer__rollout_keeps_the_reference(student):
     with torch.no_grad():
         reference = twin(ids)
     if "ref_logprobs" in memory:
-        expect.close(memory["ref_logprobs"], get_logprobs(reference, ids, p), "ref_logprobs", rtol=1e-3, atol=1e-4)
+        expect.close(memory["ref_logprobs"], get_logprobs(reference, ids, p), "ref_logprobs", rtol=1e-4, atol=1e-4)
     else:
         kept = expect_tensor(memory, "ref_logits", list(memory.get("ref_logits", ids).shape))
-        expect.close(kept[:, -args.gen_len - 1 : -1], reference[:, p - 1 : -1], "ref_logits", rtol=1e-3, atol=1e-3)
+        expect.close(kept[:, -args.gen_len - 1 : -1], reference[:, p - 1 : -1], "ref_logits", rtol=1e-4, atol=1e-4)
 
 
 def test_GrpoTrainer__advantages_are_group_relative(student):
@@ -425,8 +528,26 @@ def grpo_objective(args, minibatch, twin, exact_kl):
     return average(each, mask, args.reduction)
 
 
-def compare_objective(student, args, trainer, minibatch, twin, kinds=("exact", "estimated")):
-    """Value and gradient are those of the definition, with KL of one of the kinds."""
+def minibatch_of_one_prefix(student, args, twin):
+    """One in which it shows whether each position is read where its token was chosen: entropy is another at both ends."""
+    while True:
+        minibatch = minibatch_for(student, args, twin, [args.prefix] * 4)
+        with torch.no_grad():
+            logprobs = twin.forward_with_value_head(minibatch.sample_ids)[0][:, -args.gen_len - 1 :].log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs).sum(-1).mean(0)
+        if abs(entropy[0] - entropy[-1]) > 0.2:
+            return minibatch
+
+
+def kinds_of_kl(student, trainer):
+    """What the KL can be that a trainer subtracts: exact only if its own memory keeps the reference's logits for it."""
+    kept = student.tensors(student.call("rollout_phase", on=trainer))
+    return ("exact", "estimated") if "ref_logits" in kept else ("estimated",)
+
+
+def compare_objective(student, args, trainer, minibatch, twin, kinds=None):
+    """Value and gradient are those of the definition, with KL of the kind that the trainer's memory is made for."""
+    kinds = kinds_of_kl(student, trainer) if kinds is None else kinds
     got, grads = student.value_and_grad("compute_rlhf_objective", minibatch, on=trainer, wrt=(trainer,))
     expected = {kind: grpo_objective(args, minibatch, twin, kind == "exact") for kind in kinds}
     distance = {
@@ -448,7 +569,7 @@ def test_GrpoTrainer__objective_and_its_gradient(student):
     args = one_prefix_args(student)
     trainer = student.call("GrpoTrainer", args)
     twin = lora_twin(disturb(student, trainer, ".B", MOVED), args)
-    compare_objective(student, args, trainer, minibatch_for(student, args, twin, [args.prefix] * 4), twin)
+    compare_objective(student, args, trainer, minibatch_of_one_prefix(student, args, twin), twin)
 
 
 def test_GrpoTrainer__constant_advantages_stay(student):
@@ -542,9 +663,10 @@ def test_grpo_many_prompts__masks_end_with_the_completion(student):
 
 
 def test_grpo_many_prompts__scores_at_the_temperature(student):
-    """logprobs and ref_logprobs are of softmax(logits / temperature), padding hidden."""
+    """logprobs and ref_logprobs are of softmax(logits / temperature), padding hidden, and data without a graph."""
     args = many_prompts_args()
-    memory, twin = memory_of(student, args)
+    memory, twin = rolled_out(student, args)
+    memory = expect_data(student, memory)
     ids, attention_mask = memory["sample_ids"], memory["attention_mask"]
     with torch.no_grad():
         policy, reference = twin.forward_with_value_head(ids, attention_mask)[0], twin(ids, attention_mask)
@@ -552,7 +674,7 @@ def test_grpo_many_prompts__scores_at_the_temperature(student):
     for name, logits in (("logprobs", policy), ("ref_logprobs", reference)):
         expected = get_logprobs(logits, ids, p, temperature=0.7)
         got = expect_tensor(memory, name, [24, 14])
-        expect.close(got * mask, expected * mask, f"{name} of real tokens", rtol=1e-3, atol=1e-3)
+        expect.close(got * mask, expected * mask, f"{name} of real tokens", rtol=1e-4, atol=1e-4)
 
 
 def test_grpo_many_prompts__advantages_within_groups(student):
@@ -592,13 +714,14 @@ def test_grpo_many_prompts__arguments_reach_the_objective(student):
 
 
 def test_grpo_many_prompts__advantages_without_deviation(student):
-    """advantage_std none only centres the rewards of a group."""
-    args = one_prefix_args(student, advantage_std="none", group_size=4)
-    memory, twin = memory_of(student, args)
-    texts = twin.tokenizer.batch_decode(memory["sample_ids"][:, -args.gen_len :], skip_special_tokens=True)
-    rewards = count_vowels([args.prefix + text for text in texts])
-    expected = group_relative(rewards, 4, std="none")[:, None].expand(-1, args.gen_len)
-    expect.close(memory["advantages"], expected, "advantages", rtol=1e-4)
+    """advantage_std none only centres the rewards of a group; with population the deviation divides by n."""
+    for std in ("none", "population"):
+        args = one_prefix_args(student, advantage_std=std, group_size=4)
+        memory, twin = memory_of(student, args)
+        texts = twin.tokenizer.batch_decode(memory["sample_ids"][:, -args.gen_len :], skip_special_tokens=True)
+        rewards = count_vowels([args.prefix + text for text in texts])
+        expected = group_relative(rewards, 4, std=std)[:, None].expand(-1, args.gen_len)
+        expect.close(memory["advantages"], expected, "advantages", rtol=1e-3, atol=1e-4)
 
 
 def test_grpo_many_prompts__a_small_clip_upwards(student):

@@ -1,20 +1,29 @@
 """Checkers of chapters/1_rollouts.md. They see answers only through `student`; each is named test_<exercise>__<what>."""
 
+import atexit
 import functools
+import shutil
+import tempfile
 
 import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from rlhf_lib.course import expect
-from rlhf_lib.course.agree import agree
+from rlhf_lib.course.agree import agree, require_defaults
 from rlhf_lib.course.scripted import ScriptedDecoder, TableDecoder, Witness, tiny_gpt2
+from rlhf_lib.course.student import Crash, Handle
 from rlhf_lib.models import TransformerWithLora
+from rlhf_lib.models.loading import quiet_transformers
 
 INFINITY = float("inf")
 
 
-def fields(student, result, *names):
+def fields(student, kind, result, *names):
     """Attributes of a result; messages go on naming the call that gave it."""
     called = student.called
+    expect.true(isinstance(result, Handle), f"a {kind}", expect.show(result))
     found = [student.call(name, on=result) for name in names]
     student.called = called
     return found
@@ -135,6 +144,18 @@ def test_keep_top_k__large_logits(student):
     agree(student, "keep_top_k", largest_kept, spaced_logits(student, 3, 6, scale=100.0) - 400, 2)
 
 
+def largest_and_tied(logits, top_k):
+    return torch.where(logits >= logits.sort(dim=-1, descending=True).values[:, top_k - 1 : top_k], logits, -INFINITY)
+
+
+def test_keep_top_k__ties(student):
+    """Tokens tied with the last one that stays, stay too; ties above it count one by one."""
+    levels = torch.tensor([[5.0, 5.0, 3.0, 3.0, 3.0, 1.0, 0.0], [6.0, 4.0, 2.0, 2.0, 2.0, 2.0, 1.0]])
+    logits = levels.gather(1, student.rand(2, 7).argsort(dim=1)) + student.integers(-9, 9, 2, 1)
+    for top_k in (2, 3, 4):
+        agree(student, "keep_top_k", largest_and_tied, logits, top_k)
+
+
 def test_keep_top_k__everything(student):
     """A k of vocab or more keeps everything."""
     logits = spaced_logits(student, 3, 5)
@@ -179,6 +200,16 @@ def test_keep_top_p__the_likeliest_always_stays(student):
 def test_keep_top_p__one_row(student):
     """A batch of 1."""
     agree(student, "keep_top_p", nucleus, logits_of_shares(student, SHARES[:1]), 0.82)
+
+
+def test_keep_top_p__a_sum_of_exactly_p(student):
+    """Once the sum is exactly p no more tokens are added; of equal ones any may stay."""
+    for equal, top_p, count in ((4, 0.5, 2), (4, 0.75, 3), (2, 0.5, 1), (8, 0.625, 5)):
+        logits = torch.where(torch.arange(9) < equal, 0.0, -INFINITY)[student.rand(9).argsort()].expand(2, 9)
+        level = student.integers(-5, 5, 2, 1)
+        kept = student.call("keep_top_p", logits + level, top_p)
+        expect.equal((kept == level).sum(dim=1), torch.tensor([count, count]), "number of tokens that stay")
+        expect.true(bool(((kept == level) | (kept == -INFINITY)).all()), "their logits as they were", "others")
 
 
 def test_keep_top_p__everything(student):
@@ -283,6 +314,23 @@ def test_sample_tokens__one_row_and_large_logits(student):
     check_samples(student, 200 * student.randn(5, 6), 0.5, top_k=4)
 
 
+def test_sample_tokens__half_precision(student):
+    """Logits in bfloat16 are computed with in float32: log-probabilities keep all their digits."""
+    check_samples(student, (2 * student.randn(40, 7)).bfloat16(), 0.7)
+    check_samples(student, (2 * student.randn(40, 7)).bfloat16(), 0.0)
+
+
+def test_sample_tokens__defaults(student):
+    """Without further arguments tokens are drawn at temperature 1 and nothing is cut."""
+    require_defaults(student, "sample_tokens", temperature=1.0, top_k=None, top_p=None, generator=None)
+    require_defaults(student, "truncate_logits", top_k=None, top_p=None)
+    logits = five_logits(student)
+    tokens, logprobs, sampler_logprobs = student.call("sample_tokens", logits.expand(20_000, 5))
+    check_frequencies(tokens, logits.softmax(dim=-1))
+    expect.close(logprobs, logits.log_softmax(dim=-1)[tokens], "log-probabilities under the policy")
+    expect.close(sampler_logprobs, logits.log_softmax(dim=-1)[tokens], "log-probabilities under what was sampled from")
+
+
 def test_sample_tokens__generator(student):
     """The generator that is given decides: the same state draws the same tokens."""
     logits, draws = student.randn(1, 6).expand(200, 6), []
@@ -330,7 +378,7 @@ def check_decoder(student, path, steps):
         got = student.call("__call__", new, on=decoder)
         expected = torch.stack([logits_alone(path, row, real) for row, real in zip(ids, mask, strict=True)])
         which = "logits after the prompts" if step == 0 else f"logits after {step} more tokens"
-        expect.close(got, expected, which, rtol=1e-3, atol=1e-3)
+        expect.close(got, expected, which, rtol=1e-4, atol=1e-4)
         new = student.integers(3, 400, len(ids), 1)
         ids, mask = torch.cat([ids, new], dim=1), torch.cat([mask, torch.ones_like(new)], dim=1)
 
@@ -350,21 +398,41 @@ def test_cached_decoding__learned_positions(student):
     check_decoder(student, tiny_gpt2(), 3)
 
 
-def test_cached_decoding__what_the_model_is_given(student):
-    """The model gets the prompts once, then only new tokens, with the cache, the whole mask and each token's position."""
+def check_witness(student, model, position_of):
+    """What the stand-in for a model was given in four calls."""
     ids, mask = padded_prompts(student, real=(3, 5), longest=5)
-    decoder = student.call("Decoder", Witness(), mask)
+    decoder = student.call("Decoder", model, mask)
     new, names = ids, ("new tokens", "tokens in the cache", "columns of the mask", "real tokens", "position", "id")
     for step in range(4):
         got = student.call("__call__", new, on=decoder)
         expect.equal(list(got.shape), [2, 6], "shape of the logits")
         for row, real in enumerate((3, 5)):
             real += step
-            told = (new.shape[1], 5 + step - 1 if step else 0, 5 + step, real, real - 1, int(new[row, -1]))
+            told = (new.shape[1], 5 + step - 1 if step else 0, 5 + step, real, position_of(real), int(new[row, -1]))
             for name, value, given in zip(names, told, got[row].tolist(), strict=True):
                 what = f"{name} in call {step + 1}, sequence {row + 1}"
                 expect.true(given == value, f"{value} {what}", f"{given:g}")
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        (left,) = fields(student, "Decoder", decoder, "attention_mask")
+        expect.close(left, mask, f"attention_mask after call {step + 1}")
         new = student.integers(3, 400, 2, 1)
+
+
+def test_cached_decoding__what_the_model_is_given(student):
+    """The model gets the prompts once, then only new tokens, with the cache, the whole mask and each token's position."""
+    check_witness(student, Witness(), lambda real: real - 1)
+
+
+class Plain(Witness):
+    """A stand-in whose model takes no positions, and keeps a cache only where the call asks for one."""
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, cache=None, use_cache=False, logits_to_keep=0):
+        return super().forward(input_ids, attention_mask, None, past_key_values, cache, use_cache, logits_to_keep)
+
+
+def test_cached_decoding__a_model_without_positions(student):
+    """A model that takes no positions is given none; the cache is asked for in the call, whatever the model's settings say."""
+    check_witness(student, Plain(), lambda real: -1)
 
 
 # decode
@@ -373,7 +441,7 @@ def test_cached_decoding__what_the_model_is_given(student):
 def decoded(student, decoder, ids, gen_len, end_ids, pad_id, **sampling):
     """The four tensors of a decode."""
     result = student.call("decode", decoder, ids, gen_len, end_ids, pad_id, **sampling)
-    return fields(student, result, "tokens", "mask", "logprobs", "sampler_logprobs")
+    return fields(student, "Decoded", result, "tokens", "mask", "logprobs", "sampler_logprobs")
 
 
 def follow(student, gen_len, temperature=1.0, batch=3, **options):
@@ -399,8 +467,24 @@ def test_decode__every_token_is_fed_back(student):
 
 
 def test_decode__sampling_options(student):
-    """Temperature and top-k reach sample_tokens; both log-probabilities are kept."""
+    """Temperature, top-k, top-p and the generator reach sample_tokens; both log-probabilities are kept."""
     follow(student, 12, temperature=1.6, batch=8, top_k=2)
+    follow(student, 6, temperature=0.8, batch=8, top_p=0.7)
+    table, drawn = student.randn(7, 6), []
+    for _ in range(2):
+        generator = student.call("torch.Generator")
+        student.call("manual_seed", 3, on=generator)
+        drawn.append(decoded(student, TableDecoder(table), torch.ones(8, 2).long(), 6, [], 0, generator=generator)[0])
+    expect.equal(drawn[1], drawn[0], "tokens of a second decode with the generator in the same state")
+
+
+def test_decode__no_graph(student):
+    """No graph is kept, though the weights behind the logits are trained."""
+    decoder = TableDecoder(student.randn(7, 6).requires_grad_())
+    result = student.call("decode", decoder, student.integers(0, 50, 3, 4), 5, [], 0)
+    for name in ("logprobs", "sampler_logprobs", "mask"):
+        (has_graph,) = fields(student, "Decoded", result, f"{name}.requires_grad")
+        expect.true(has_graph is False, f"{name} without a graph (no_grad)", "one that gradients would flow through")
 
 
 def test_decode__one_token_of_one_sequence(student):
@@ -499,14 +583,14 @@ def normalised(reward, eps=1e-5):
 def test_normalize_reward__values(student):
     """(reward - mean) / (deviation + eps), in the order given; the deviation divides by n - 1."""
     for count in (4, 9, 2):
-        agree(student, "normalize_reward", normalised, 5 + 3 * student.randn(count), rtol=1e-4)
+        agree(student, "normalize_reward", normalised, 5 + 3 * student.randn(count))
 
 
 def test_normalize_reward__eps_is_added(student):
     """eps is added to the deviation, which matters where rewards hardly differ."""
     spread = torch.linspace(-1, 1, 6)[student.rand(6).argsort()] * (1 + student.rand(1))
-    agree(student, "normalize_reward", normalised, spread, 2.5, rtol=1e-4)
-    agree(student, "normalize_reward", normalised, 1e-4 * spread, rtol=1e-4)
+    agree(student, "normalize_reward", normalised, spread, 2.5)
+    agree(student, "normalize_reward", normalised, 1e-4 * spread)
 
 
 def test_normalize_reward__equal_rewards(student):
@@ -533,8 +617,9 @@ def test_rewards_without_spread__equal_rewards(student):
 
 def test_rewards_without_spread__a_little_spread(student):
     """Rewards that differ at all are normalised as before; negative and zero rewards too."""
-    agree(student, "normalize_reward", normalised, 1e-3 * student.randn(5), rtol=1e-4)
-    agree(student, "normalize_reward", normalised, torch.tensor([0.0, 0.0, 0.0, 1.0])[student.rand(4).argsort()], rtol=1e-4)
+    for size in (1e-3, 1e-9):
+        agree(student, "normalize_reward", normalised, size * student.randn(5))
+    agree(student, "normalize_reward", normalised, torch.tensor([0.0, 0.0, 0.0, 1.0])[student.rand(4).argsort()])
 
 
 # rollout and get_samples
@@ -544,6 +629,9 @@ QUESTIONS = (
     "Question: Omar has 3 keys. Omar loses 2. Omar finds 9 more. How many keys does Omar have now?\nAnswer:\n",
     "Anna has 4 toys.",
 )
+
+
+ROUNDING = 1e-4  # how far two right ways of computing a logit may differ; ten times what they do
 
 
 def adapted_policy(student):
@@ -557,6 +645,15 @@ def adapted_policy(student):
     return policy, ours
 
 
+def refused(student, what, name, *args, **options):
+    """A call that must raise InputError: the error's class is looked at, no line of code."""
+    try:
+        got = expect.show(student.call(name, *args, **options))
+    except Crash as error:
+        got = dict(error.lines)["got"]
+    expect.true(got.startswith("InputError:"), f"an InputError: {what}", got)
+
+
 def policy_logits(ours, ids, attention_mask=None, adapted=True):
     """Logits that predict each token but the first, with the adapters or without, in one pass without a cache."""
     with torch.no_grad():
@@ -567,7 +664,7 @@ def policy_logits(ours, ids, attention_mask=None, adapted=True):
 def check_likeliest(logits, tokens, real=None):
     """Each token is the likeliest, or as good as: two ways of computing may differ in the last digit."""
     chosen = logits.gather(-1, tokens[..., None])[..., 0]
-    worse = (chosen < logits.max(dim=-1).values - 1e-3) & (torch.ones_like(tokens) if real is None else real).bool()
+    worse = (chosen < logits.max(dim=-1).values - ROUNDING) & (torch.ones_like(tokens) if real is None else real).bool()
     if worse.any():
         row, step = worse.nonzero()[0].tolist()
         likeliest, drawn = int(logits[row, step].argmax()), int(tokens[row, step])
@@ -578,7 +675,7 @@ def check_rollout(student, model, ours, prompts, gen_len, adapted=True, **option
     """A rollout's fields agree with each other, and its log-probabilities with one pass over its ids."""
     result = student.call("rollout", model, list(prompts), gen_len, **options)
     names = ("ids", "attention_mask", "mask", "logprobs", "sampler_logprobs", "completions")
-    ids, attention_mask, mask, logprobs, sampler_logprobs, completions = fields(student, result, *names)
+    ids, attention_mask, mask, logprobs, sampler_logprobs, completions = fields(student, "Rollout", result, *names)
     prompt_ids, prompt_mask = ours.encode(list(prompts), options.get("prepend_bos", True))
     prefix = prompt_ids.shape[1]
     expect.equal(list(ids.shape), [len(prompts), prefix + gen_len], "shape of ids")
@@ -602,18 +699,19 @@ def mask_of(tokens, end_ids):
     return ((is_end.cumsum(dim=1) - is_end.long()) == 0).float()
 
 
-def check_scores(logits, tokens, mask, got, temperature=1.0, top_k=None, **options):
-    """The log-probabilities of a rollout, from the logits of the policy."""
+def check_scores(logits, tokens, mask, got, temperature=1.0, top_k=None, top_p=None, **options):
+    """The log-probabilities of a rollout, from the logits of the policy; a `top_p` is so small that the likeliest is left."""
     if temperature == 0:
         check_likeliest(logits, tokens, mask)
     scaled = logits / (temperature or 1.0)
     chosen = scaled.gather(-1, tokens[..., None])[..., 0]
-    best = scaled.topk(scaled.shape[-1] if top_k is None else top_k, dim=-1).values
-    outside = int(((chosen < best[..., -1] - 1e-3) & mask.bool()).sum())  # two ways of computing may differ in the last digit
-    expect.true(outside == 0, f"only the {best.shape[-1]} likeliest tokens", f"{outside} others")
+    kept = 1 if top_p else top_k or scaled.shape[-1]
+    best = scaled.topk(kept, dim=-1).values
+    outside = int(((chosen < best[..., -1] - ROUNDING) & mask.bool()).sum())
+    expect.true(outside == 0, f"only the {kept} likeliest tokens", f"{outside} others")
     for name, given, total in (("logprobs", got[0], scaled), ("sampler_logprobs", got[1], best)):
         expected = (chosen - total.logsumexp(dim=-1)).masked_fill(mask == 0, 0.0)
-        expect.close(given, expected, name, rtol=1e-3, atol=1e-3)
+        expect.close(given, expected, name, rtol=1e-4, atol=1e-4)
 
 
 def test_rollout__the_adapted_policy(student):
@@ -640,9 +738,10 @@ def test_rollout__without_ends(student):
 
 
 def test_rollout__temperature_and_top_k(student):
-    """Temperature and top-k decide what is drawn; both log-probabilities are kept."""
+    """Temperature, top-k and top-p decide what is drawn; both log-probabilities are kept."""
     policy, ours = adapted_policy(student)
     check_rollout(student, policy, ours, QUESTIONS, 8, temperature=1.7, top_k=3)
+    check_rollout(student, policy, ours, QUESTIONS[2:], 3, temperature=1.7, top_p=1e-3)
 
 
 def test_rollout__a_bare_bridge(student):
@@ -660,24 +759,84 @@ def test_rollout__generator(student):
         generator = student.call("torch.Generator")
         student.call("manual_seed", 5, on=generator)
         result = student.call("rollout", policy, ["Anna has 4 toys."] * 4, 6, temperature=1.5, generator=generator)
-        drawn += fields(student, result, "ids")
+        drawn += fields(student, "Rollout", result, "ids")
     expect.equal(drawn[1], drawn[0], "ids of a second rollout with the generator in the same state")
+    result = student.call("rollout", policy, ["Anna has 4 toys."] * 4, 6, temperature=1.5)
+    (other,) = fields(student, "Rollout", result, "ids")
+    expect.true(not torch.equal(other, drawn[0]), "other ids without a generator: torch's global one", "the same ids")
 
 
-def samples(student, model, ours, prompt, batch, gen_len, temperature=1.0, top_k=15, prepend_bos=True):
+def test_rollout__defaults(student):
+    """Without further arguments: temperature 1, nothing cut, a beginning, ends."""
+    policy = student.call("TransformerWithLora.from_pretrained", "pocket", device="cpu")
+    check_rollout(student, policy, library_model("pocket"), QUESTIONS, 12, adapted=False)
+    names = {"temperature": 1.0, "top_k": None, "top_p": None, "prepend_bos": True, "stop_at_eos": True, "generator": None}
+    require_defaults(student, "rollout", **names)
+
+
+@functools.cache
+def spaced_gpt2():
+    """A directory, removed at exit: a random GPT-2 with a context of 16, whose tokenizer has neither beginning nor end.
+
+    It marks spaces as SentencePiece does, and drops the one that a text begins with.
+    """
+    directory = tempfile.mkdtemp(prefix="spaced-gpt2-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    words = [f"\u2581{word}" for word in ("Anna", "Ben", "has", "gives", "3", "4", "toys", "keys")]
+    tokens = {token: i for i, token in enumerate([words[0], "<pad>", *words[1:]])}
+    own = Tokenizer(WordLevel(tokens, unk_token="<pad>"))
+    own.pre_tokenizer, own.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=own, pad_token="<pad>")
+    sizes = {"vocab_size": len(tokens), "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    with torch.random.fork_rng(), quiet_transformers():
+        torch.manual_seed(0)
+        model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=None, eos_token_id=None, pad_token_id=1))
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_rollout__the_text_that_a_completion_adds(student):
+    """A completion keeps the space that it begins with, which some tokenizers drop where they decode it alone."""
+    policy, ours = (
+        student.call("TransformerWithLora.from_pretrained", spaced_gpt2(), device="cpu"),
+        library_model(spaced_gpt2()),
+    )
+    prompts = ["Anna has 4 toys", "Ben gives"]
+    result = student.call("rollout", policy, prompts, 5, stop_at_eos=False)
+    ids, completions = fields(student, "Rollout", result, "ids", "completions")
+    expect.equal(ids[:, :-5], ours.encode(prompts)[0], "the prompts in ids")
+    texts = [ours.tokenizer.decode(row, skip_special_tokens=True) for row in ids]
+    expect.equal([prompt + text for prompt, text in zip(prompts, completions, strict=True)], texts, "prompts and completions")
+
+
+def test_rollout__what_is_refused(student):
+    """No prompts, a prompt too long for the context, and ends of a model that has none are refused with an InputError."""
+    policy = student.call("TransformerWithLora.from_pretrained", spaced_gpt2(), device="cpu")
+    twelve, twenty = (" ".join(["Anna has 4 toys"] * count) for count in (3, 5))
+    student.call("rollout", policy, [twelve], 4, stop_at_eos=False)
+    refused(student, "20 tokens exceed the context of 16", "rollout", policy, [twenty], 1, stop_at_eos=False)
+    refused(student, "12 tokens and 5 more exceed the context of 16", "rollout", policy, [twelve], 5, stop_at_eos=False)
+    refused(student, "no prompts", "rollout", policy, [], 4, stop_at_eos=False)
+    refused(student, "the model has no end-of-sequence token", "rollout", policy, ["Anna has"], 4)
+
+
+def samples(student, model, ours, prompt, batch, gen_len, temperature=1.0, top_k=15, prepend_bos=True, **options):
     """The classic call; returns prompt length and ids after checking their layout and the texts."""
-    got = student.call("get_samples", model, prompt, batch, gen_len, temperature, top_k, prepend_bos)
+    got = student.call("get_samples", model, prompt, batch, gen_len, temperature, top_k, prepend_bos, **options)
     expect.true(isinstance(got, (tuple, list)) and len(got) == 2, "two results: ids and texts", expect.show(got))
     ids, texts = got
-    start = ours.encode([prompt], prepend_bos)[0]
-    expect.equal(list(ids.shape), [batch, start.shape[1] + gen_len], "shape of ids")
-    expect.equal(ids[:, : start.shape[1]], start.expand(batch, -1), "the prompt in ids")
-    expect.equal([type(texts), len(texts)], [list, batch], "kind and number of the texts")
+    start = ours.encode([prompt] if isinstance(prompt, str) else prompt, prepend_bos)[0].repeat_interleave(batch, dim=0)
+    rows, prefix = start.shape
+    if not options.get("stop_at_eos"):
+        expect.equal(list(ids.shape), [rows, prefix + gen_len], "shape of ids")
+    expect.equal(ids[:, :prefix], start, "the prompts in ids")
+    expect.equal([type(texts), len(texts)], [list, rows], "kind and number of the texts")
     plain = functools.reduce(
         lambda text, token: text.replace(token, ""), ours.tokenizer.all_special_tokens, "\n==\n".join(texts)
     )
     expect.equal(plain.split("\n==\n"), [ours.tokenizer.decode(row, skip_special_tokens=True) for row in ids], "texts")
-    return start.shape[1], ids
+    return prefix, ids
 
 
 def test_get_samples__ids_and_texts(student):
@@ -718,3 +877,45 @@ def test_get_samples__temperature_and_top_k(student):
         place = order.argsort()[ids[:, -1]]
         expect.true(int(place.max()) < top_k, f"only the {top_k} likeliest tokens", f"the {int(place.max()) + 1}th likeliest")
         check_frequencies(place.clamp(max=2), torch.stack([probs[0], probs[1], probs[2:].sum()]))
+
+
+def test_get_samples__defaults(student):
+    """The arguments that a call may leave out mean what the signature says."""
+    policy = student.call("TransformerWithLora.from_pretrained", "pocket", device="cpu")
+    got = student.call("get_samples", policy, "Anna has", 2)
+    expect.true(isinstance(got, (tuple, list)) and len(got) == 2, "two results: ids and texts", expect.show(got))
+    prefix = library_model("pocket").encode(["Anna has"])[0].shape[1]
+    expect.equal(list(got[0].shape), [2, prefix + 15], "shape of ids")
+    require_defaults(student, "get_samples", gen_len=15, temperature=0.8, top_k=15, prepend_bos=True)
+    require_defaults(student, "get_samples", top_p=None, verbose=False, stop_at_eos=False, generator=None)
+
+
+def test_get_samples__several_prompts(student):
+    """Of a list each prompt gets batch_size in a row, padded on the left; not asked of an answer with the classic arguments."""
+    if not student.has_parameter("get_samples", "stop_at_eos"):
+        return
+    policy, ours = student.call("TransformerWithLora.from_pretrained", "pocket", device="cpu"), library_model("pocket")
+    prefix, ids = samples(student, policy, ours, ["Question: Omar has 3", "Anna"], 2, 5, top_k=1)
+    mask = ours.encode(["Question: Omar has 3", "Anna"])[1].repeat_interleave(2, dim=0)
+    seen = torch.nn.functional.pad(mask, (0, 5), value=1)
+    check_likeliest(policy_logits(ours, ids, seen, adapted=False)[:, prefix - 1 :], ids[:, prefix:])
+
+
+def test_get_samples__keyword_arguments(student):
+    """top_p, stop_at_eos and generator do as they do in rollout; an answer that lacks one is not asked for it."""
+    policy, ours = student.call("TransformerWithLora.from_pretrained", "pocket", device="cpu"), library_model("pocket")
+    if student.has_parameter("get_samples", "top_p"):
+        prefix, ids = samples(student, policy, ours, "Question: Omar has 3", 2, 4, top_k=None, top_p=1e-3)
+        check_likeliest(policy_logits(ours, ids, adapted=False)[:, prefix - 1 :], ids[:, prefix:])
+    if student.has_parameter("get_samples", "stop_at_eos"):
+        prefix, ids = samples(student, policy, ours, QUESTIONS[0], 2, 20, top_k=1, stop_at_eos=True)
+        after = ids[:, prefix:][mask_of(ids[:, prefix:], ours.end_ids) == 0].tolist()
+        filling = {ours.tokenizer.pad_token_id, *ours.end_ids}
+        expect.true(set(after) <= filling, "nothing but padding or ends after an end", f"tokens {after[:8]}")
+    if student.has_parameter("get_samples", "generator"):
+        drawn = []
+        for _ in range(2):
+            generator = student.call("torch.Generator")
+            student.call("manual_seed", 5, on=generator)
+            drawn.append(samples(student, policy, ours, "Anna has", 3, 5, top_k=None, generator=generator)[1])
+        expect.equal(drawn[1], drawn[0], "ids of a second call with the generator in the same state")

@@ -1,5 +1,6 @@
 """The commonest check: an answer's values and gradients are those of a formula, on given inputs."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,17 @@ def agree(
         require_gradient(grads[item], gradient, argument_name(formula, item), rtol, atol)
     for item in no_gradient_to:
         refuse_gradient(grads[item], argument_name(formula, item))
+
+
+def require_defaults(student: Student, name: str, **defaults: Any) -> None:
+    """The arguments that a call may leave out mean what the signature says.
+
+    An answer may lack an argument, want it, or have None for it, which may stand for anything.
+    """
+    for parameter, expected in defaults.items():
+        got = student.default(name, parameter)
+        if got not in (inspect.Parameter.empty, None, expected):
+            raise expect.Wrong(("expected", f"{parameter}={expected!r} where {name} is called without it"), ("got", repr(got)))
 
 
 def argument_name(formula: Callable, item: int | str) -> str:

@@ -8,6 +8,8 @@ import ast
 import copy
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import Any
 
 from rlhf_lib.course import source
 from rlhf_lib.course.manifest import Exercise, load_course
-from rlhf_lib.course.shapes import check_shapes
 
 FOREIGN = 1_000_000  # added to the line numbers of code that is not the student's
 
@@ -45,7 +46,7 @@ def solutions(root: Path, topic: str) -> Implementation:
 def answers(root: Path, topic: str, folder: str = "exercises") -> Implementation:
     """The answers in exercises/ (or another folder) as they stand on disk."""
     file = root / folder / f"{topic}.py"
-    return Implementation(file.read_text() if file.is_file() else "", str(file))
+    return Implementation(source.read(file) if file.is_file() else "", str(file))
 
 
 def with_edits(base: Implementation, name: str, new_text: str) -> Implementation:
@@ -72,8 +73,7 @@ def merge(merged: ast.Module, library: ast.Module, targets: set[str], exercised:
     answer's class has beyond that, such as its own constructor, stays. Without base classes of its own it gets the library's.
     """
     heads = {name.split(".")[0] for name in targets}
-    last = {name: source.find(merged, name) for name in heads}  # a later definition takes an earlier one's place, as in Python
-    merged.body = [n for n in merged.body if not is_main_guard(n) and last.get(name_of(n), n) is n]
+    merged.body = [node for node in merged.body if not is_main_guard(node)]
     for node in library.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name not in heads:
             replace(merged.body, node)
@@ -85,16 +85,17 @@ def merge(merged: ast.Module, library: ast.Module, targets: set[str], exercised:
                 name = f"{node.name}.{name_of(method)}"
                 if name not in targets and (name in exercised or not defines(own, name_of(method))):
                     replace(own.body, method)
-    start = next((i for i, node in enumerate(merged.body) if not is_docstring(node)), len(merged.body))
+    start = next((i for i, node in enumerate(merged.body) if not must_stand_first(node)), len(merged.body))
     merged.body[start:start] = [foreign(node) for node in library.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     return merged
 
 
 def name_of(node: ast.stmt) -> str | None:
-    """The name that a statement in a class binds."""
-    if isinstance(node, ast.AnnAssign):
-        return getattr(node.target, "id", None)
-    return node.targets[0].id if isinstance(node, ast.Assign) else getattr(node, "name", None)
+    """The one name that a statement binds; None where it binds none, several, or a part of something."""
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    if len(targets) == 1 and isinstance(targets[0], ast.Name):
+        return targets[0].id
+    return node.name if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) else None
 
 
 def defines(body: ast.ClassDef, name: str | None) -> bool:
@@ -115,8 +116,10 @@ def foreign(node: ast.stmt) -> ast.stmt:
     return ast.increment_lineno(copy.deepcopy(node), FOREIGN)
 
 
-def is_docstring(node: ast.stmt) -> bool:
-    """Whether a statement is a bare string."""
+def must_stand_first(node: ast.stmt) -> bool:
+    """Whether Python wants a statement before all others: a bare string, or an import from __future__."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "__future__"
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
@@ -125,13 +128,37 @@ def is_main_guard(node: ast.stmt) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Torch's settings afterwards are those before: a file may set its own at the top, its checks run with the usual ones."""
+    import torch
+
+    settings = (
+        (torch.get_default_dtype, torch.set_default_dtype),
+        (torch.get_default_device, torch.set_default_device),
+        (torch.is_grad_enabled, torch.set_grad_enabled),
+        (torch.get_num_threads, torch.set_num_threads),
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    )
+    before = [get() for get, _ in settings]
+    try:
+        yield
+    finally:
+        for (get, set_again), value in zip(settings, before, strict=True):
+            if get() != value:
+                set_again(value)
+
+
 def execute(answer: Implementation, code: types.CodeType, exercise: Exercise) -> dict[str, Any]:
     """Run a file's code as a module of its own, with shapes checked on what the exercise asks for."""
+    from rlhf_lib.course.shapes import check_shapes
+
     name = f"answers_{exercise.topic}"
     module = types.ModuleType(name)
     module.__file__ = answer.file
     sys.modules[name] = module  # dataclasses look their module up
-    exec(code, module.__dict__)
+    with settings_kept():
+        exec(code, module.__dict__)
     for target in exercise.local_targets:
         check_shapes(module.__dict__, target)
     return module.__dict__

@@ -1,6 +1,7 @@
 """For checking forward passes: models small enough to load in a moment, and hooks that anyone can follow."""
 
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
+from rlhf_lib.course.expect import Wrong
 from rlhf_lib.models.checkpoint import read_tokenizer
 from rlhf_lib.models.loading import BUNDLED, quiet_transformers
 
@@ -56,6 +58,23 @@ def double(activation: Tensor, hook: Any) -> Tensor:
 def add_one(activation: Tensor, hook: Any) -> Tensor:
     """Another, which does not commute with `double`."""
     return activation + 1
+
+
+@dataclass(frozen=True)
+class Require:
+    """A hook that looks whether an activation is as it must be, in number of positions or dtype."""
+
+    width: int | None = None
+    dtype: torch.dtype | None = None
+    __name__ = "require"  # TransformerLens asks for it
+
+    def __call__(self, activation: Tensor, hook: Any) -> None:
+        """Raise where the activation is another."""
+        if self.width not in (None, activation.shape[1]):
+            expected = f"a pass that computes the logits of {self.width} positions"
+            raise Wrong(("expected", expected), ("got", "all computed, and then cut"))
+        if self.dtype not in (None, activation.dtype):
+            raise Wrong(("expected", f"an activation in {self.dtype}"), ("got", str(activation.dtype)))
 
 
 def fail(activation: Tensor, hook: Any) -> NoReturn:

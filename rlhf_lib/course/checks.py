@@ -5,7 +5,7 @@ import inspect
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,12 +20,12 @@ from rlhf_lib.course.bank import Mistake, bank_of, implementation_of
 from rlhf_lib.course.expect import Wrong
 from rlhf_lib.course.manifest import Exercise
 from rlhf_lib.course.outcomes import Outcome
-from rlhf_lib.course.student import Crash, Handle, Observation, Student
+from rlhf_lib.course.output import as_lines, kept_output
+from rlhf_lib.course.student import Crash, Handle, Observation, OutOfTime, Student, is_way_out
 from rlhf_lib.engine import plain_formulas
 
 Check = Callable[[Student], None]
-TIME_LIMIT = 60  # seconds a check may take before it counts as hanging
-MOST_DIAGNOSED = 3  # wrong checks of an exercise that are compared with the bank
+TIME_LIMIT = 60.0  # seconds of the processor's time that a check may take before it counts as hanging
 
 
 def exercise_of(check_name: str) -> str:
@@ -59,33 +59,37 @@ def make_student(root: Path, exercise: Exercise, answer: Implementation, seed: i
 
 
 @contextmanager
-def time_limit() -> Iterator[None]:
-    """Raise Crash in code that does not come to an end within TIME_LIMIT, where signals allow it."""
-    if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in code that works longer than that, where signals allow it.
+
+    The clock is this process's own work: neither a busy machine nor a pause in the debugger counts. Code that swallows the
+    error gets it again every second.
+    """
+    if not hasattr(signal, "SIGPROF") or threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def too_long(number: int, frame: Any) -> None:
-        raise Crash(("got", f"no result in {TIME_LIMIT} seconds: an endless loop?"))
+        raise OutOfTime(("got", f"no result in {seconds:g} seconds of work: an endless loop?"))
 
-    previous = signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(TIME_LIMIT)
+    previous = signal.signal(signal.SIGPROF, too_long)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, previous)
 
 
 @contextmanager
-def conditions() -> Iterator[None]:
+def conditions(seconds: float | None = None) -> Iterator[None]:
     """How a check runs: not without end, and every formula as it is written."""
-    with time_limit(), plain_formulas():
+    with time_limit(TIME_LIMIT if seconds is None else seconds), plain_formulas():
         yield
 
 
-def outcome_of(check: Check, student: Student, error: BaseException | None) -> Outcome:
-    """What a check's exception, or its absence, says."""
+def outcome_of(check: Check, student: Student, error: BaseException | None, printed: str = "") -> Outcome:
+    """What a check's exception, or its absence, says; of a wrong answer also what it printed."""
     if error is None:
         return Outcome("passed", check.__name__, trace=student.trace)
     if isinstance(error, NotAttempted):
@@ -94,24 +98,44 @@ def outcome_of(check: Check, student: Student, error: BaseException | None) -> O
     lines = [("check", (inspect.getdoc(check) or check.__name__).splitlines()[0])]
     if student.called:
         lines.append(("called", student.called))
-    if not isinstance(error, Wrong):
+    if not isinstance(error, (Wrong, OutOfTime)):
         error = Wrong(("got", f"{type(error).__name__}: {error}"))
-    return Outcome("wrong", check.__name__, [*lines, *error.lines], student.trace, isinstance(error, Crash))
+    how = {"crashed": isinstance(error, Crash), "out_of_time": isinstance(error, OutOfTime)}
+    return Outcome("wrong", check.__name__, [*lines, *error.lines, *as_lines(printed)], student.trace, **how)
 
 
-def run_check(check: Check, student: Student) -> Outcome:
+def run_check(check: Check, student: Student, seconds: float | None = None) -> Outcome:
     """Run one check to its end."""
-    try:
-        with conditions():
-            check(student)
-    except Exception as error:
-        return outcome_of(check, student, error)
-    return outcome_of(check, student, None)
+    failed = None
+    with kept_output() as kept:
+        try:
+            with conditions(seconds):
+                check(student)
+        except (Exception, OutOfTime) as error:
+            if is_way_out(error):
+                raise
+            failed = error
+    return outcome_of(check, student, failed, kept.getvalue())
 
 
 def run_exercise(root: Path, exercise: Exercise, answer: Implementation, seed: int) -> list[Outcome]:
-    """Run all checks of an exercise on an answer, each with fresh objects."""
-    return [run_check(check, make_student(root, exercise, answer, seed)) for check in checks_of(root, exercise)]
+    """Run all checks of an exercise on an answer, each with fresh objects; after one that hangs no other is begun."""
+    outcomes: list[Outcome] = []
+    for check in checks_of(root, exercise):
+        hung = hung_before(outcomes)
+        outcomes.append(not_begun(check, hung) if hung else run_check(check, make_student(root, exercise, answer, seed)))
+    return outcomes
+
+
+def hung_before(outcomes: list[Outcome]) -> Outcome | None:
+    """The outcome of a check that came to no end, if there is one."""
+    return next((outcome for outcome in outcomes if outcome.out_of_time), None)
+
+
+def not_begun(check: Check, hung: Outcome) -> Outcome:
+    """What is said of a check that comes after one that hung."""
+    lines = [("check", (inspect.getdoc(check) or check.__name__).splitlines()[0])]
+    return Outcome("wrong", check.__name__, [*lines, ("not run", f"{hung.check} did not come to its end")])
 
 
 @cache
@@ -120,20 +144,25 @@ def outcomes_of_mistake(root: Path, exercise: Exercise, wrong: Mistake, check: C
     return run_check(check, make_student(root, exercise, implementation_of(root, exercise, wrong), seed))
 
 
-def diagnose(root: Path, exercise: Exercise, answer: Implementation, failed: Outcome, seed: int) -> Mistake | None:
-    """The known mistake that behaves as the answer does in a failed check; None without exactly one.
+def diagnose(
+    root: Path, exercise: Exercise, answer: Implementation, failed: Outcome, seed: int, found: Mapping[str, Outcome]
+) -> Mistake | None:
+    """The one known mistake that behaves as the answer does in every check of the exercise; None without exactly one.
 
-    Nothing less than the same values, gradients and errors in every operation counts, since a wrong diagnosis would be
-    worse than none. Where several mistakes do the same in this check, or the answer raises an error, all other checks decide.
+    Behaving alike means the same values, gradients and errors in every operation: a wrong name would be worse than none.
+
+    Args:
+        failed: a check's outcome, the first to be compared.
+        found: outcomes of other checks by name; what is missing is run.
     """
-    check = next(check for check in checks_of(root, exercise) if check.__name__ == failed.check)
-    candidates = behaving_like(root, exercise, failed.trace, list(bank_of(exercise)), check, seed)
-    if len(candidates) == 1 and not failed.crashed:
-        return candidates[0]
-    for other in checks_of(root, exercise):
-        if candidates and other is not check:
-            ours = run_check(other, make_student(root, exercise, answer, seed)).trace
-            candidates = behaving_like(root, exercise, ours, candidates, other, seed)
+    if failed.state != "wrong" or failed.out_of_time:
+        return None
+    candidates, known = list(bank_of(exercise)), {**found, failed.check: failed}
+    for check in sorted(checks_of(root, exercise), key=lambda one: one.__name__ != failed.check):
+        if not candidates:
+            break
+        ours = known.get(check.__name__) or run_check(check, make_student(root, exercise, answer, seed))
+        candidates = behaving_like(root, exercise, ours.trace, candidates, check, seed)
     return candidates[0] if len(candidates) == 1 else None
 
 
@@ -144,20 +173,22 @@ def behaving_like(
     return [m for m in candidates if same_trace(trace, outcomes_of_mistake(root, exercise, m, check, seed).trace)]
 
 
-def with_diagnosis(root: Path, exercise: Exercise, answer: Implementation, failed: Outcome, seed: int) -> Outcome:
+def with_diagnosis(
+    root: Path, exercise: Exercise, answer: Implementation, failed: Outcome, seed: int, found: Mapping[str, Outcome]
+) -> Outcome:
     """A failed outcome with one line more, if the mistake is a known one."""
-    known = diagnose(root, exercise, answer, failed, seed) if failed.state == "wrong" else None
+    known = diagnose(root, exercise, answer, failed, seed, found)
     if known is not None:
         failed.lines.append(("diagnosis", f"this is what one gets when {known.when}"))
     return failed
 
 
 def check_exercise(root: Path, exercise: Exercise, answer: Implementation, seed: int) -> list[Outcome]:
-    """All outcomes of an exercise; the first wrong ones are diagnosed until one has a name."""
+    """All outcomes of an exercise; the first wrong one says which known mistake it is, if it is one."""
     outcomes = run_exercise(root, exercise, answer, seed)
-    for wrong in [outcome for outcome in outcomes if outcome.state == "wrong"][:MOST_DIAGNOSED]:
-        if with_diagnosis(root, exercise, answer, wrong, seed).is_diagnosed:
-            break
+    first = next((outcome for outcome in outcomes if outcome.state == "wrong"), None)
+    if first is not None:
+        with_diagnosis(root, exercise, answer, first, seed, {outcome.check: outcome for outcome in outcomes})
     return outcomes
 
 

@@ -1,6 +1,7 @@
 """rlhf course ...: the student's command line. Exit codes: 0 done, 1 not yet, 2 a mistake in what was given."""
 
 import argparse
+import bdb
 import difflib
 import json
 import secrets
@@ -11,9 +12,10 @@ from shutil import copyfile, get_terminal_size
 from typing import NoReturn
 
 from rlhf_lib.args import InputError
-from rlhf_lib.course import source
+from rlhf_lib.course import keys, source
 from rlhf_lib.course.manifest import Exercise, all_exercises, checkout_root, find_exercise, load_course
 from rlhf_lib.course.progress import Progress
+from rlhf_lib.files import write_atomically
 
 HELP = """usage: rlhf course COMMAND
 
@@ -27,7 +29,10 @@ Your way through the course:
 For those who write it:
   rlhf course render               write exercises/, solutions/ and the chapters' folded solutions from the library
   rlhf course validate             prove that the checkers reject and name every known mistake (--json: counts only)
+  rlhf course mutate [NAME]        try every small edit of the solutions on the checkers; list what they accept
 """
+
+KEYS = "h hint, l list, r run again, q quit"
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,44 +69,69 @@ def check(root: Path, words: list[str]) -> int:
     if given.watch and progress.state(exercise) == "passed":
         print(f"{exercise.name} is passed already; nothing to watch.")
         return 0
-    if not given.watch:
-        return 0 if check_once(root, exercise, progress, seed) == "passed" else 1
-    return watch(root, exercise, progress, seed)
+    return watch(root, exercise, seed) if given.watch else check_once(root, exercise, seed)
 
 
-def check_once(root: Path, exercise: Exercise, progress: Progress, seed: int) -> str:
-    """Check one exercise, print what was found, keep the state."""
+def check_once(root: Path, exercise: Exercise, seed: int) -> int:
+    """Check one exercise in the warm process, or here if there can be none; 0 if it is passed."""
+    from rlhf_lib.course import warm
+
+    code = warm.run(root, ["course", "check", exercise.name, "--input-seed", str(seed)])
+    return check_here(root, exercise, seed) if code is None else code
+
+
+def check_here(root: Path, exercise: Exercise, seed: int) -> int:
+    """Check one exercise, print what was found, keep the state; 0 if it is passed."""
     from rlhf_lib.course.assemble import answers
-    from rlhf_lib.course.checks import check_exercise
+    from rlhf_lib.course.checks import run_exercise, with_diagnosis
     from rlhf_lib.course.outcomes import state_of
-    from rlhf_lib.course.report import summary_table, wrong_answers
+    from rlhf_lib.course.report import summary_table, wrong_answer
 
-    outcomes = {exercise: check_exercise(root, exercise, answers(root, exercise.topic), seed)}
-    state = state_of(outcomes[exercise])
+    answer = answers(root, exercise.topic)
+    try:
+        outcomes = run_exercise(root, exercise, answer, seed)
+    except bdb.BdbQuit:
+        print("Left the debugger; the check did not end.")
+        return 1
+    state = state_of(outcomes)
+    progress = Progress.load(root)
     progress.note(exercise, state)
     if state == "wrong":
-        print(wrong_answers(outcomes))
-        print(f"\nInputs are random; the same ones again: --input-seed {seed}")
-    print("\n" + summary_table(outcomes, get_terminal_size().columns), flush=True)
-    return state
+        first = next(outcome for outcome in outcomes if outcome.state == "wrong")
+        print(wrong_answer(exercise, outcomes), flush=True)  # before its name is looked for, which may take longer
+        with_diagnosis(root, exercise, answer, first, seed, {outcome.check: outcome for outcome in outcomes})
+        print(*[f"  {label}  {text}" for label, text in first.lines if label == "diagnosis"], sep="\n")
+        print(f"Inputs are random; the same ones again: --input-seed {seed}")
+    print("\n" + summary_table({exercise: outcomes}, get_terminal_size().columns), flush=True)
+    return 0 if state == "passed" else 1
 
 
-def watch(root: Path, exercise: Exercise, progress: Progress, seed: int, pause: float = 0.2) -> int:
-    """Check at every save until the exercise is passed; Ctrl-C leaves."""
+def watch(root: Path, exercise: Exercise, seed: int, pause: float = 0.2) -> int:
+    """Check at every save until the exercise is passed; keys give a hint, the list, another run, the end."""
     file = root / "exercises" / f"{exercise.topic}.py"
+    help_line = KEYS if keys.are_read() else "Ctrl-C leaves"
+    print(f"Watching {file.name} for {exercise.name} until it is passed.", flush=True)
     seen = None
-    print(f"Watching {file.name} for {exercise.name} until it is passed; Ctrl-C leaves.", flush=True)
-    while True:
-        try:
+    try:
+        while True:
             now = file.stat().st_mtime_ns if file.exists() else None
             if now != seen:
                 seen = now
-                if check_once(root, exercise, progress, seed) == "passed":
+                if check_once(root, exercise, seed) == 0:
                     return 0
-            time.sleep(pause)
-        except KeyboardInterrupt:
-            print("\nStopped watching.")
-            return 1
+                print(help_line, flush=True)
+            with keys.single_keys():
+                key = keys.pressed(pause)
+            if key == "q":
+                raise KeyboardInterrupt
+            if key == "r":
+                seen = None
+            elif key in ("h", "l"):
+                hint(root, [exercise.name]) if key == "h" else status(root, [])
+                print(help_line, flush=True)
+    except KeyboardInterrupt:
+        print("\nStopped watching.")
+        return 1
 
 
 def hint(root: Path, words: list[str]) -> int:
@@ -196,6 +226,28 @@ def validate(root: Path, words: list[str]) -> int:
     return 0 if all(each.holds for each in found) else 1
 
 
+def mutate(root: Path, words: list[str]) -> int:
+    """rlhf course mutate [NAME]"""
+    from rlhf_lib.course.mutate import as_page, as_table, is_accepted
+    from rlhf_lib.course.mutate import mutate as try_all
+
+    parser = Parser(prog="rlhf course mutate")
+    parser.add_argument("names", nargs="*", help="exercises or topics; left out, all")
+    parser.add_argument("-j", "--jobs", type=int, default=2, help="processes at work")
+    parser.add_argument("--out", type=Path, default=None, help="file of results; an interrupted run goes on from it")
+    parser.add_argument("--table", type=Path, default=None, help="file to write the table to, in Markdown")
+    parser.add_argument("--input-seed", type=int, default=0, help="seed of the random inputs")
+    given = parse(parser, words)
+    chosen = [e for e in all_exercises(root) if not given.names or {e.name, e.number, e.topic} & set(given.names)]
+    if not chosen:
+        raise InputError(f"{' '.join(given.names)}: no such exercise or topic; rlhf course status lists them all")
+    fates = list(try_all(root, chosen, given.input_seed, given.jobs, given.out))
+    print(as_table(fates, root))
+    if given.table is not None:
+        write_atomically(given.table, as_page(fates, root))
+    return 1 if any(map(is_accepted, fates)) else 0
+
+
 def named(root: Path, command: str, words: list[str]) -> Exercise:
     """The exercise that a command's only argument names."""
     parser = Parser(prog=f"rlhf course {command}")
@@ -216,6 +268,7 @@ COMMANDS: dict[str, Callable[[Path, list[str]], int]] = {
     "reset": reset,
     "render": render,
     "validate": validate,
+    "mutate": mutate,
 }
 
 

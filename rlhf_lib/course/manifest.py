@@ -8,14 +8,15 @@ An exercise's section looks like this; `write` names the library's functions or 
 
     ...prose...
 
-    <details><summary>Hint 1</summary>
+    <details markdown="1"><summary>Hint 1</summary>
     ...
     </details>
-    <details><summary>Solution</summary>
+    <details markdown="1"><summary>Solution</summary>
     (filled in by `rlhf course render`)
     </details>
 """
 
+import difflib
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -27,8 +28,8 @@ HEADING = re.compile(r"^### Exercise (\d+\.\d+): (\w+)$", re.MULTILINE)
 FIGURES = re.compile(
     r"^\*Difficulty (\d)/5 · importance (\d)/5 · (\d+) minutes · (\d+) points?\* · write ((?:`[\w.]+`(?:, )?)+)$", re.MULTILINE
 )
-HINT = re.compile(r"<details><summary>Hint \d</summary>\n+(.*?)\n+</details>", re.DOTALL)
-SOLUTION = re.compile(r"(<details><summary>Solution</summary>\n).*?(</details>)", re.DOTALL)
+HINT = re.compile(r'<details markdown="1"><summary>Hint \d</summary>\n+(.*?)\n+</details>', re.DOTALL)
+SOLUTION = re.compile(r'(<details markdown="1"><summary>Solution</summary>\n).*?(</details>)', re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,9 @@ def find_exercise(root: Path, name: str) -> Exercise:
     for exercise in all_exercises(root):
         if name in (exercise.name, exercise.number):
             return exercise
-    near = ", ".join(e.name for e in all_exercises(root) if name.lower() in e.name.lower())
+    names = [exercise.name for exercise in all_exercises(root)]
+    inside = [other for other in names if name.lower() in other.lower()]
+    near = ", ".join(inside or difflib.get_close_matches(name.lower(), names, n=3))
     raise InputError(
         f"{name!r} is not an exercise; {'did you mean ' + near + '?' if near else 'rlhf course status lists them all'}"
     )

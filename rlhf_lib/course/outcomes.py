@@ -15,6 +15,7 @@ class Outcome:
     lines: list[tuple[str, str]] = field(default_factory=list)
     trace: list[Any] = field(default_factory=list)
     crashed: bool = False
+    out_of_time: bool = False
 
     @property
     def is_diagnosed(self) -> bool:

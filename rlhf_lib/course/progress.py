@@ -9,7 +9,6 @@ from pathlib import Path
 from rlhf_lib.course import source
 from rlhf_lib.course.assemble import answers
 from rlhf_lib.course.manifest import Exercise, all_exercises
-from rlhf_lib.course.own import is_attempted
 from rlhf_lib.files import write_atomically
 
 FILE = ".rlhf-course.json"
@@ -80,7 +79,7 @@ def answer_fingerprint(root: Path, exercise: Exercise) -> str | None:
         tree = ast.parse(text)
     except SyntaxError:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-    if not any(is_attempted(tree, name) for name in exercise.local_targets):
+    if not any(source.is_attempted(tree, name) for name in exercise.local_targets):
         return None
     nodes = [source.find(tree, name) for name in exercise.local_targets]
     code = "\n".join(source.text_of(text, node) for node in nodes if node is not None)

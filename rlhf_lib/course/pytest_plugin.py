@@ -67,10 +67,14 @@ def student(request: pytest.FixtureRequest) -> Any:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[Any]:
     """Run checks as `rlhf course check` does."""
-    from rlhf_lib.course.checks import conditions
+    from rlhf_lib.course.checks import conditions, hung_before, not_begun
+    from rlhf_lib.course.expect import Wrong
 
     if not is_checker(item):
         return (yield)
+    hung = hung_before(item.config.course_outcomes.get(item.course[1], []))
+    if hung is not None:
+        raise Wrong(*not_begun(item.function, hung).lines[1:])
     with conditions():
         return (yield)
 
@@ -81,15 +85,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     report = yield
     if call.when != "call" or not hasattr(item, "course"):
         return report
-    from rlhf_lib.course.checks import MOST_DIAGNOSED, outcome_of, with_diagnosis
+    from rlhf_lib.course.checks import outcome_of, with_diagnosis
 
     root, exercise, answer = item.course
     error = call.excinfo.value if call.excinfo else None
-    outcome = outcome_of(item.function, item.funcargs["student"], error)
+    outcome = outcome_of(item.function, item.funcargs["student"], error, report.capstdout)
     told = item.config.course_outcomes.setdefault(exercise, [])
-    wrong = [earlier for earlier in told if earlier.state == "wrong"]
-    if outcome.state == "wrong" and len(wrong) < MOST_DIAGNOSED and not any(earlier.is_diagnosed for earlier in wrong):
-        with_diagnosis(root, exercise, answer, outcome, item.config.course_seed)
+    if not any(earlier.state == "wrong" for earlier in told):
+        with_diagnosis(root, exercise, answer, outcome, item.config.course_seed, {earlier.check: earlier for earlier in told})
     told.append(outcome)
     report.course_state = outcome.state
     if outcome.state != "passed":

@@ -12,15 +12,15 @@ Outcomes = dict[Exercise, list[Outcome]]
 
 
 def wrong_answers(outcomes: Outcomes) -> str:
-    """Each wrong exercise's first wrong check, and how many more there are."""
-    blocks = []
-    for exercise, told in outcomes.items():
-        wrong = [outcome for outcome in told if outcome.state == "wrong"]
-        if wrong:
-            more = f"\n  and {len(wrong) - 1} more of its {len(told)} checks" if len(wrong) > 1 else ""
-            shown = next((outcome for outcome in wrong if outcome.is_diagnosed), wrong[0])
-            blocks.append(f"\n{exercise.number} {exercise.name} is not right yet\n{shown.text()}{more}")
-    return "\n".join(blocks)
+    """What is wrong in each wrong exercise."""
+    return "\n".join(wrong_answer(exercise, told) for exercise, told in outcomes.items() if state_of(told) == "wrong")
+
+
+def wrong_answer(exercise: Exercise, told: list[Outcome]) -> str:
+    """An exercise's first wrong check, and how many more there are."""
+    wrong = [outcome for outcome in told if outcome.state == "wrong"]
+    more = f"\n  and {len(wrong) - 1} more of its {len(told)} checks" if len(wrong) > 1 else ""
+    return f"\n{exercise.number} {exercise.name} is not right yet\n{wrong[0].text()}{more}"
 
 
 def next_step(exercise: Exercise, state: str) -> str:

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import textwrap
+import tokenize
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,15 @@ class Module:
         return node
 
 
+def read(file: Path) -> str:
+    """A Python file's text, decoded as Python itself would: a mark at its beginning and a coding line are heeded."""
+    try:
+        with tokenize.open(file) as opened:
+            return opened.read()
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not text in UTF-8 ({error}); save it in that encoding") from None
+
+
 @cache
 def library_module(name: str) -> Module:
     """A module of the library by dotted name."""
@@ -55,6 +65,15 @@ def find(tree: ast.AST, name: str) -> Definition | None:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == head:
             found = node
     return find(found, rest) if rest and found is not None else found
+
+
+def is_attempted(tree: ast.Module, name: str) -> bool:
+    """Whether a function or method of an exercises file is more than its stub: another body, or another value for its name."""
+    if any(isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets) for node in tree.body):
+        return True
+    node = find(tree, name)
+    raised = [part.exc for part in ast.walk(node) if isinstance(part, ast.Raise) and part.exc] if node is not None else []
+    return node is not None and not any("NotAttempted" in ast.unparse(exception) for exception in raised)
 
 
 def first_line(node: Definition) -> int:

@@ -5,6 +5,7 @@ is known by a `Handle`. So the same checkers can run against code in another pro
 by which a wrong answer is later recognised as a known mistake.
 """
 
+import bdb
 import dataclasses
 import inspect
 import traceback
@@ -31,9 +32,21 @@ class Handle:
     kind: str
     """The object's class."""
 
+    def __repr__(self) -> str:
+        """As a student reads it."""
+        return f"a {self.kind} object"
+
 
 class Crash(Wrong):
     """The student's code raised an error."""
+
+
+class OutOfTime(BaseException):
+    """The student's code came to no end; no `except Exception` of its own may catch this."""
+
+    def __init__(self, *lines: tuple[str, str]):
+        super().__init__("\n".join(f"{label}: {text}" for label, text in lines))
+        self.lines = lines
 
 
 @dataclasses.dataclass
@@ -163,6 +176,13 @@ class Student:
         """Whether a function takes an argument of that name: answers with fewer arguments are checked without it."""
         return parameter in inspect.signature(self.find(name, None)).parameters
 
+    def default(self, name: str, parameter: str) -> Any:
+        """The default of a function's argument; `inspect.Parameter.empty` where it has none or no such argument."""
+        found = inspect.signature(self.find(name, None)).parameters.get(parameter)
+        value = inspect.Parameter.empty if found is None else found.default
+        self.trace.append(Observation(f"default of {name}'s {parameter}", value))
+        return value
+
     def find(self, name: str, on: Handle | None) -> Any:
         """What a dotted name means, on an object or among the code's own names."""
         if self.names is None:
@@ -219,10 +239,14 @@ class Student:
         except SyntaxError as error:
             place = f"{self.answer.file}, line {error.lineno}: {error.msg}"
             raise Crash(("got", place), ("line", (error.text or "").strip())) from None
-        except Exception as error:
+        except OutOfTime as error:
+            raise OutOfTime(*error.lines, *self.own_frames(error)[1:][-1:]) from None
+        except (Exception, SystemExit) as error:
+            if is_way_out(error):
+                raise
             raise Crash(*self.own_frames(error)) from None
 
-    def own_frames(self, error: Exception) -> list[tuple[str, str]]:
+    def own_frames(self, error: BaseException) -> list[tuple[str, str]]:
         """The error and those lines of the student's file that led to it."""
         message, text = str(error).strip().splitlines(), self.answer.text.splitlines()
         lines = [("got", f"{type(error).__name__}: {message[0] if message else ''}")]
@@ -258,6 +282,11 @@ class Student:
             return [self.encode(item) for item in value] if isinstance(value, list) else tuple(map(self.encode, value))
         self.objects.append(value)
         return Handle(len(self.objects) - 1, type(value).__name__)
+
+
+def is_way_out(error: BaseException) -> bool:
+    """Whether an error is how a debugger is left, and so no fault of the code."""
+    return isinstance(error, bdb.BdbQuit) or type(error).__module__ == "_pytest.outcomes"
 
 
 def to_differentiate(value: Any, weights: Tensor | None) -> Tensor | None:

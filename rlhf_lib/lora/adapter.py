@@ -164,8 +164,9 @@ class LoraHooks(nn.Module):
     def merged(self) -> Iterator[None]:
         """Inside, the base weights include the adapters; afterwards they are as before, bit for bit, whatever happened.
 
-        Adds `delta()` of every map's adapter to `m.weight` in place: as it is where `m.is_transposed` (GPT-2's Conv1D stores
-        [d_in d_out]), otherwise transposed. `is_merged` is True inside and False outside. The adapters stay as they are.
+        Adds `delta()` of every map's adapter to `m.weight`, in place and without a graph: as it is where `m.is_transposed`
+        (GPT-2's Conv1D stores [d_in d_out]), otherwise transposed. `is_merged` is True inside and False outside. The adapters
+        stay as they are. Inside, gradients are computed as ever.
 
         Raises:
             RuntimeError: the adapters are merged already.
@@ -190,10 +191,10 @@ class LoraHooks(nn.Module):
 def adapter_hooks(adapted: AdaptedMap, adapter: Lora) -> list[tuple[str, Callable]]:
     """The two hooks of one adapter as pairs (hook name, function): remember the map's input, add to the map's output.
 
-    The names are `adapted.bridge_name` + ".hook_in" and ".hook_out". A function is called as function(activation, hook) in
-    every forward pass; what it returns replaces the activation, unless that is None. Activations are [batch seq width], or
-    split into heads [batch seq heads d_head]; the adapter sees and returns [batch seq width]. Nothing of a pass is kept
-    after it.
+    The names are `adapted.bridge_name` + ".hook_in" and ".hook_out". A function is called as function(activation, hook=...)
+    in every forward pass; what it returns replaces the activation, unless that is None. Activations are [batch seq width],
+    or split into heads [batch seq heads d_head], and keep their shape and dtype; the adapter sees and returns
+    [batch seq width]. Nothing of a pass is kept after it.
     """
     seen = {}
 

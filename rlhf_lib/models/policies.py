@@ -403,7 +403,7 @@ class TransformerWithValueHead(WithValueHead):
         device: str = "auto",
         dtype: str = "float32",
     ):
-        """Load the base model as every policy does, then add the value head, unless it is left out."""
+        """Load the base model as every policy does, then add the value head; without one, `self.value_head` is None."""
         super().__init__(base_model, device=device, dtype=dtype)
         self.value_head = None
         if use_value_head:

@@ -44,7 +44,7 @@ class GrpoTrainer(RLHFTrainer):
             minibatch.sample_ids, minibatch.attention_mask, logits_to_keep=gen_len + 1
         )
         logprobs = get_logprobs(logits, with_last_of_prompt(minibatch.sample_ids, gen_len), temperature=args.temperature)
-        clip = {"clip_coef": args.clip_coef, "clip_coef_high": args.clip_coef_high}
+        clip = {"clip_coef": args.clip_coef, "clip_coef_high": args.clip_coef_high, "eps": None}
         surrogate = calc_clipped_surrogate_objective(logprobs, minibatch.logprobs, minibatch.advantages, **clip, **shared)
         entropy_bonus = calc_entropy_bonus(chosen_at(logits, gen_len) / args.temperature, args.ent_coef, **shared)
         kl_penalty = calc_kl_estimate_penalty(

@@ -34,8 +34,8 @@ class RLHFTrainer(RLTrainer):
         """Sample and reward completions, score their tokens, turn rewards into advantages, and keep what learning needs.
 
         `sample_and_reward` gives the completions and one reward each, `score_tokens` what policy and reference make of every
-        token at args.temperature, `compute_token_advantages` an advantage a token. The memory keeps the rollout's masks; the
-        reference's logits only where `needs_ref_logits`. `log_scores(sampled, scores)` logs, and is optional.
+        token at args.temperature, `compute_token_advantages` an advantage a token. The memory keeps the rollout's masks and the
+        reference's log-probabilities; its logits only where `needs_ref_logits`. `log_scores(sampled, scores)` is optional.
         """
         sampled, rewards = self.sample_and_reward()
         with self.metrics.timed("score"):

@@ -10,6 +10,8 @@ from jaxtyping import install_import_hook
 
 install_import_hook("rlhf_lib", "shape_checks.beartype_once")
 
+os.environ.setdefault("RLHF_COURSE_WARM", "0")  # no process outlives the tests
+
 import pytest
 import torch
 

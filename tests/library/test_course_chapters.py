@@ -1,6 +1,7 @@
 """Chapters are whole, and rendering from the library is stable and current."""
 
 import ast
+import json
 import re
 
 import pytest
@@ -17,7 +18,7 @@ from .course_answers import RIGHT, ROOT, fill, stubs
 
 def words_of(chapter):
     """Words of a chapter's prose: folds, code, formulas, and the exercises' headings and lines of figures left out."""
-    text = re.sub(r"<details>.*?</details>|```.*?```|\$\$.*?\$\$", "", chapter, flags=re.DOTALL)
+    text = re.sub(r"<details.*?</details>|```.*?```|\$\$.*?\$\$", "", chapter, flags=re.DOTALL)
     text = re.sub(r"^(### Exercise|\*Difficulty).*$", "", text, flags=re.MULTILINE)
     return len(text.split())
 
@@ -30,6 +31,24 @@ def test_the_readme_counts_exercises_and_mistakes():
     text = (ROOT / "README.md").read_text()
     assert f"{len(exercises)}\nexercises" in text
     assert f"{sum(len(bank_of(exercise)) for exercise in exercises):,} mistakes" in text
+
+
+PAGES = ("README.md", "CONTRIBUTING.md", "rlhf_lib/README.md", "benchmarks/README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```|`[^`]*`", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for link, anchor in re.findall(r"\]\(([^)#]*?)(?:#([^)]*))?\)", text):
+        target = (ROOT / page).parent / link if link else ROOT / page
+        assert "://" in link or target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], anchor
+
+
+def test_the_readme_is_an_introduction():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
 
 
 @pytest.mark.parametrize("topic", load_course(ROOT))
@@ -105,3 +124,21 @@ def test_rendering_leaves_an_edited_stub_alone(checkout, capsys):
     assert "left alone exercises/grpo.py" in capsys.readouterr().out
     assert (checkout / "exercises" / "grpo.py").read_text() == edited
     assert (checkout / "exercises" / "ppo.py").exists()
+
+
+def test_the_ppo_chapter_quotes_its_runs_as_they_were():
+    """Numbers and samples in "Reading a run" are those of chapters/figures/ppo-full-stops.json."""
+    text = " ".join((ROOT / "chapters" / "2_ppo.md").read_text().split())
+    free, tied = json.loads((ROOT / "chapters" / "figures" / "ppo-full-stops.json").read_text())
+    (first, last), (before, after) = ((run["records"][0], run["records"][-1]) for run in (free, tied))
+    assert (free["kl_coef"], tied["kl_coef"], len(free["records"])) == (0.0, 2.5, 30)
+    for quoted in (
+        f"With `kl_coef` 0 the reward goes from {first['reward']:.1f} to {last['reward']:.1f}",
+        " ".join(f"{sample!r}" for sample in free["samples"]["last"]),
+        f"with {last['kl']:.1f} nats per token at the end",
+        f"down from {first['entropy']:.2f} to {last['entropy']:.2f}",
+        f"KL stays near {after['kl']:.2f}",
+        f"the reward gains {after['reward'] - before['reward']:.1f}",
+        f"it climbs to about {after['explained_variance']:.1f}",
+    ):
+        assert quoted in text, quoted

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+import re
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from .classic_answers import ANSWERS, PASSES
 from .course_answers import DIVIDED, RIGHT, ROOT, stubs
 
 NAMES = [exercise.name for exercise in all_exercises(ROOT)]
-OF_TRAINERS = {exercise.name for exercise in all_exercises(ROOT) if any(".trainers." in target for target in exercise.targets)}
+OF_MODELS = {e.name for e in all_exercises(ROOT) if re.search(r"\.(trainers|models|lora|rollouts)\.", " ".join(e.targets))}
 
 
 def filled(exercise, code):
@@ -140,7 +141,7 @@ class WiredStudent(Student):
         return pickle.loads(pickle.dumps(super().tensors(*pickle.loads(pickle.dumps((owner, new))))))
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in OF_TRAINERS else n for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in OF_MODELS else n for n in NAMES])
 def test_solution_passes_as_if_from_another_process(name):
     exercise = find_exercise(ROOT, name)
     for check in checks_of(ROOT, exercise):
@@ -207,7 +208,7 @@ class TestMessages:
         assert "definition of spread_over_tokens" in outcome.text()
 
     def test_an_endless_loop(self, monkeypatch):
-        monkeypatch.setattr("rlhf_lib.course.checks.TIME_LIMIT", 1)
+        monkeypatch.setattr("rlhf_lib.course.checks.TIME_LIMIT", 1.0)
         outcome = outcome_of_code(
             "spread_over_tokens", "def spread_over_tokens(advantages, gen_len):\n    while True:\n        pass"
         )

@@ -9,10 +9,15 @@ import sys
 import pytest
 import torch
 
+from rlhf_lib import selection
+from rlhf_lib.advantages import normalize_reward
 from rlhf_lib.args import InputError
-from rlhf_lib.course import commands
-from rlhf_lib.course.manifest import all_exercises, find_exercise
+from rlhf_lib.course import commands, own
+from rlhf_lib.course.manifest import all_exercises, find_exercise, load_course
 from rlhf_lib.course.progress import FILE, Progress
+from rlhf_lib.evaluate import judging
+from rlhf_lib.rollouts import get_logprobs
+from rlhf_lib.trainers import RLHFTrainer
 
 from .course_answers import DIVIDED, RIGHT, ROOT, fill
 
@@ -86,7 +91,7 @@ class TestCommands:
         assert commands.main(["validate", "spread_over_tokens", "--json"]) == 0
         counts = json.loads(capsys.readouterr().out)
         assert counts == {
-            "exercises": 1, "checks": 1, "stubs_todo": 1, "solutions_passed": 1, "mistakes": 3, "rejected": 3, "named": 3,
+            "exercises": 1, "checks": 1, "stubs_todo": 1, "solutions_passed": 1, "mistakes": 4, "rejected": 4, "named": 4,
         }  # fmt: skip
 
     @pytest.mark.parametrize("words", [["nonsense"], ["check", "nonsense"], ["hint", "nonsense"], ["validate", "nonsense"]])
@@ -162,38 +167,88 @@ def test_running_a_blank_topic_says_what_is_missing(checkout):
     assert "Traceback" not in done.stderr
 
 
-def test_own_answers_of_other_chapters_are_used(checkout, monkeypatch, capsys):
-    from rlhf_lib.course.own import use_own_answers
-
-    code = """def normalize_reward(reward, eps=1e-5):
-    return reward * 0 + 42"""
-    fill(checkout, "rollouts", "normalize_reward", code)
+@pytest.fixture
+def own_modules(checkout, monkeypatch):
+    """The checkout's exercises can be imported, and are forgotten afterwards."""
     monkeypatch.syspath_prepend(str(checkout))
     for name in [name for name in sys.modules if name.split(".")[0] == "exercises"]:
         monkeypatch.delitem(sys.modules, name)
-    names = {"__name__": "exercises.ppo", "normalize_reward": None, "get_logprobs": None}
-    use_own_answers("ppo", names)
-    assert float(names["normalize_reward"](torch.zeros(1))) == 42
-    assert names["get_logprobs"] is None
-    assert "Your own code from other chapters: normalize_reward" in capsys.readouterr().out
+    yield
     for name in [name for name in sys.modules if name.split(".")[0] == "exercises"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
 
 
-def test_own_answers_work_in_the_librarys_place(checkout, monkeypatch, capsys):
+def test_own_answers_of_other_chapters_are_used(checkout, own_modules):
+    code = """def normalize_reward(reward, eps=1e-5):
+    return reward * 0 + 42"""
+    fill(checkout, "rollouts", "normalize_reward", code)
+    names = {"__name__": "exercises.ppo", "normalize_reward": normalize_reward, "get_logprobs": get_logprobs}
+    mine, library = own.use_own_answers(checkout, "ppo", names)
+    assert mine == ["normalize_reward"]
+    assert "get_logprobs" in library
+    assert float(names["normalize_reward"](torch.zeros(1))) == 42
+    assert names["get_logprobs"] is get_logprobs
+
+
+def test_a_class_that_defines_a_method_keeps_it(checkout, own_modules):
+    """What a class of this chapter overrides is not replaced by another chapter's method; what it inherits is."""
+    right = "def rollout_phase(self):\n        return 'own rollout of chapter 2'"
+    wrong = "def compute_rlhf_objective(self, minibatch):\n        return 'own objective of chapter 2'"
+    for name, code in (("RLHFTrainer.rollout_phase", right), ("RLHFTrainer.compute_rlhf_objective", wrong)):
+        fill(checkout, "ppo", name, f"    {code}")
+    progress = Progress.load(checkout)
+    for exercise in load_course(checkout)["ppo"]:
+        progress.note(exercise, "passed")
+
+    class GrpoTrainer(RLHFTrainer):
+        def compute_rlhf_objective(self, minibatch):
+            return "objective of chapter 4"
+
+    GrpoTrainer.__module__ = "exercises.grpo"
+    own.use_own_answers(checkout, "grpo", {"__name__": "exercises.grpo", "GrpoTrainer": GrpoTrainer})
+    assert GrpoTrainer.compute_rlhf_objective(None, None) == "objective of chapter 4"
+    assert GrpoTrainer.rollout_phase(None) == "own rollout of chapter 2"
+
+
+def test_a_method_that_is_not_passed_stays_at_home(checkout, own_modules):
+    fill(checkout, "ppo", "RLHFTrainer.rollout_phase", "    def rollout_phase(self):\n        return 'wrong'")
+    progress = Progress.load(checkout)
+    for exercise in load_course(checkout)["ppo"]:
+        progress.note(exercise, "wrong" if exercise.name == "ppo_many_prompts" else "passed")
+
+    class GrpoTrainer(RLHFTrainer):
+        pass
+
+    GrpoTrainer.__module__ = "exercises.grpo"
+    mine, library = own.use_own_answers(checkout, "grpo", {"__name__": "exercises.grpo", "GrpoTrainer": GrpoTrainer})
+    assert "RLHFTrainer.rollout_phase" in library
+    assert "RLHFTrainer.rollout_phase" not in mine
+    assert "rollout_phase" not in vars(GrpoTrainer)
+
+
+def test_a_function_is_called_where_it_fits():
+    def own_one(x, scale=1):
+        return "own", x * scale
+
+    def library(x, scale=1, *, mask=None):
+        return "library", x
+
+    chosen = own.where_it_fits(own_one, library)
+    assert chosen(2, scale=3) == ("own", 6)
+    assert chosen(2, mask=1) == ("library", 2)
+    assert own.where_it_fits(library, library) is library
+    for takes_all in (lambda *args, **options: 1, lambda x, scale, mask: 1):
+        assert own.where_it_fits(takes_all, library) is takes_all
+
+
+def test_own_answers_work_in_the_librarys_place(checkout, monkeypatch):
     """What the student has written is what the library calls; what is still a stub stays the library's."""
-    import ast
-
-    from rlhf_lib import selection
-    from rlhf_lib.course.own import lend_to_library
-    from rlhf_lib.evaluate import judging
-
     fill(checkout, "reasoning", "pass_at_k", "def pass_at_k(samples, correct, k):\n    return 42.0")
-    tree = ast.parse((checkout / "exercises" / "reasoning.py").read_text())
+    tree = own.answer_tree(checkout, "reasoning")
     for module in (selection, judging):  # so that they are put back
         monkeypatch.setattr(module, "pass_at_k", selection.pass_at_k)
     library = judging.majority_vote
-    lend_to_library("reasoning", {"pass_at_k": lambda samples, correct, k: 42.0}, tree)
+    lent = own.lend_to_library(checkout, "reasoning", {"pass_at_k": lambda samples, correct, k: 42.0}, tree)
+    assert lent == ["pass_at_k"]
     assert judging.pass_at_k(4, 2, 1) == selection.pass_at_k(4, 2, 1) == 42.0
     assert judging.majority_vote is library
-    assert "of this chapter at work: pass_at_k" in capsys.readouterr().out

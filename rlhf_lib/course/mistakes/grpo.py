@@ -51,6 +51,7 @@ def with_exact_kl(when: str, *edits: tuple[str, str]) -> Mistake:
     return mistake(when, EXACT_KL, IMPORT_EXACT, *edits)
 
 
+UNBOUNDED = ("(ref_logprobs - logprobs).clamp(max=LARGEST_LOG_RATIO)", "ref_logprobs - logprobs")
 BANK: dict[str, list[Mistake]] = {
     "compute_group_advantages": [
         mistake(
@@ -98,6 +99,22 @@ BANK: dict[str, list[Mistake]] = {
             "the order within the groups is lost",
             ("advantages.masked_fill(without_spread, 0.0)", "advantages.masked_fill(without_spread, 0.0).sort(dim=1).values"),
         ),
+        mistake("the result is computed and never returned", ("return rearrange(", "rearrange(")),
+        mistake(
+            "the groups are never flattened, so that there is a row a prompt",
+            (
+                'return rearrange(advantages.masked_fill(without_spread, 0.0), "groups group -> (groups group)")',
+                "return advantages.masked_fill(without_spread, 0.0)",
+            ),
+        ),
+        mistake(
+            "groups count as without spread only if all of them are: .all() without dim",
+            ("(groups == groups[:, :1]).all(dim=1, keepdim=True)", "(groups == groups[:, :1]).all()"),
+        ),
+        mistake(
+            "eps is fixed at its default, whatever is given",
+            ("unbiased=is_unbiased(std)) + eps)", "unbiased=is_unbiased(std)) + 1e-4)"),
+        ),
         mistake(
             "rewards are changed in place",
             (
@@ -122,6 +139,7 @@ BANK: dict[str, list[Mistake]] = {
             "the axes are swapped and then reshaped: completions share each other's advantages",
             ('repeat(advantages, "batch -> batch gen", gen=gen_len)', "advantages.repeat(gen_len).reshape(-1, gen_len)"),
         ),
+        mistake("rows and columns are swapped: [gen batch]", ('"batch -> batch gen"', '"batch -> gen batch"')),
     ],
     "compute_leave_one_out": [
         mistake(
@@ -170,7 +188,7 @@ BANK: dict[str, list[Mistake]] = {
             ("step_ends[:, :, None] >= positions", "(step_ends[:, :, None] <= positions) & (step_ends[:, :, None] >= 0)"),
         ),
         mistake(
-            "a step's last token does not get its own reward: > in place of >=",
+            "a step's last token does not get its own reward: > in place of >=, or positions counted from 1",
             ("step_ends[:, :, None] >= positions", "step_ends[:, :, None] > positions"),
         ),
         mistake(
@@ -231,6 +249,14 @@ BANK: dict[str, list[Mistake]] = {
             "rewards are only centred, without dividing by their deviation",
             ("normalize_rows(groups, in_group, std, eps)", 'normalize_rows(groups, in_group, "none", eps)'),
         ),
+        mistake(
+            "`std` is ignored, and n - 1 always divides",
+            ("normalize_rows(groups, in_group, std, eps)", 'normalize_rows(groups, in_group, "unbiased", eps)'),
+        ),
+        mistake(
+            "a step that ends at position 0 is taken for no step: > 0 in place of >= 0",
+            ("(step_ends >= 0)", "(step_ends > 0)"),
+        ),
     ],
     "estimate_kl_k1_k2": [
         mistake(
@@ -252,13 +278,21 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake("the 1 is not subtracted", ("log_ratio.expm1()", "log_ratio.exp()")),
         mistake("the log-ratio is added, not subtracted", ("- log_ratio", "+ log_ratio")),
-        mistake("it is k1: only the log-ratio", ("log_ratio.expm1() - log_ratio", "-log_ratio")),
-        mistake("it is k2: half the squared log-ratio", ("log_ratio.expm1() - log_ratio", "log_ratio.square() / 2")),
+        mistake("it is k1: only the log-ratio", UNBOUNDED, ("log_ratio.expm1() - log_ratio", "-log_ratio")),
+        mistake("it is k2: half the squared log-ratio", UNBOUNDED, ("log_ratio.expm1() - log_ratio", "log_ratio.square() / 2")),
         mistake("the sign of the whole is flipped", ("log_ratio.expm1() - log_ratio", "log_ratio - log_ratio.expm1()")),
         mistake("the log-ratio is missing: exp(q) - 1", ("log_ratio.expm1() - log_ratio", "log_ratio.expm1()")),
         mistake(
             "the policy is detached, so that the penalty holds nothing back",
             ("ref_logprobs - logprobs", "ref_logprobs - logprobs.detach()"),
+        ),
+        mistake(
+            "the log-ratio is not held, so that a token that the policy has all but given up makes the estimate infinite",
+            (".clamp(max=LARGEST_LOG_RATIO)", ""),
+        ),
+        mistake(
+            "the log-ratio is held on both sides, where only large ones overflow",
+            (".clamp(max=LARGEST_LOG_RATIO)", ".clamp(-1.0, LARGEST_LOG_RATIO)"),
         ),
         mistake(
             "the result is averaged over the tokens already",
@@ -354,6 +388,18 @@ BANK: dict[str, list[Mistake]] = {
             "a group that is all wrong counts as all right when no completion of the phase was right",
             (" & (groups[:, 0] > 0)", ""),
         ),
+        mistake(
+            "a group is flat only if all groups are: .all() without dim",
+            ("(groups == groups[:, :1]).all(dim=1)", "(groups == groups[:, :1]).all()"),
+        ),
+        mistake(
+            "shares are left as tensors, where plain floats are asked for",
+            (
+                'float(flat.float().mean()),\n        "groups_all_right": float(all_right.float().mean())',
+                'flat.float().mean(),\n        "groups_all_right": all_right.float().mean()',
+            ),
+            ("float((flat & ~all_right).float().mean())", "(flat & ~all_right).float().mean()"),
+        ),
         mistake("every flat group counts as all right", ("flat & (groups[:, 0] >= top) & (groups[:, 0] > 0)", "flat")),
         mistake(
             "the split is a share of the flat groups, not of all groups",
@@ -377,8 +423,8 @@ BANK: dict[str, list[Mistake]] = {
         with_exact_kl(
             "advantages are whitened once more over the minibatch, so that constant ones become noise",
             (
-                "minibatch.advantages, **clip",
-                "minibatch.advantages, eps=1e-8, **clip",
+                '"eps": None',
+                '"eps": 1e-8',
             ),
         ),
         with_exact_kl(
@@ -431,8 +477,8 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "advantages are whitened once more over the minibatch, so that constant ones become noise",
             (
-                "minibatch.advantages, **clip",
-                "minibatch.advantages, eps=1e-8, **clip",
+                '"eps": None',
+                '"eps": 1e-8',
             ),
         ),
         mistake(
@@ -464,6 +510,24 @@ BANK: dict[str, list[Mistake]] = {
             ),
         ),
         mistake("clip_coef is a fixed 0.2", ('"clip_coef": args.clip_coef', '"clip_coef": 0.2')),
+        written_out(
+            "the rollout is scored without torch.no_grad(), so that the memory drags the graph of a whole phase along",
+            "with torch.no_grad():",
+            "if True:",
+        ),
+        mistake(
+            "the group's deviation is that of a population (n), not the unbiased one (n - 1)",
+            ("std=self.args.advantage_std", 'std="population"'),
+        ),
+        mistake(
+            "policy and reference are swapped in the KL penalty, which then has no gradient",
+            ("logprobs, minibatch.ref_logprobs, args.kl_coef", "minibatch.ref_logprobs, logprobs, args.kl_coef"),
+        ),
+        mistake(
+            "the entropy is read one position late: that of the tokens after the generated ones",
+            ("calc_entropy_bonus(chosen_at(logits, gen_len)", "calc_entropy_bonus(logits[:, -gen_len:]"),
+        ),
+        mistake("the objective is computed and never returned", (RETURNED, RETURNED.removeprefix("return "))),
     ],
     "grpo_many_prompts": [
         mistake("kl_estimator is never passed on", ("estimator=args.kl_estimator, ", "")),

@@ -22,6 +22,18 @@ EACH_MAP = "return sum(rank * (d_in + d_out) for d_in, d_out in shapes)"
 ALL_TRAINED = "base_parameters * bytes_per_number * (4 + 1)"
 LORA_TRAINED = "base_parameters * bytes_per_number + adapter_parameters * 4 * 4"
 
+MERGE = """\
+        try:
+            self.is_merged = True
+            with torch.no_grad():
+                for m in self.maps:
+                    delta = self.adapters[m.key].delta()
+                    m.weight.add_((delta if m.is_transposed else delta.T).to(m.weight.dtype))
+"""
+MERGE_FIRST = MERGE.replace("        try:\n", "").replace("\n    ", "\n").removeprefix("    ") + "        try:\n"
+DEFAULTS = "rank: int = 4, alpha: float = 32.0"
+HEAD_OPTIONS = "        use_value_head: bool = True,\n"
+
 BANK: dict[str, list[Mistake]] = {
     "lora_init": [
         mistake("A starts as ones: all columns learn the same", (MAKE_A, MAKE_A.replace("empty", "ones")), (FILL_A, "pass")),
@@ -75,6 +87,28 @@ BANK: dict[str, list[Mistake]] = {
             (MAKE_B, MAKE_B.replace("rank, d_out", "d_out, rank")),
         ),
         mistake("a rank that does not fit is accepted", ("require_rank(rank, d_in, d_out)", "pass")),
+        mistake(
+            "a rank is held against the larger side of the map, not the smaller one",
+            ("require_rank(rank, d_in, d_out)", "require_rank(rank, max(d_in, d_out), max(d_in, d_out))"),
+        ),
+        mistake(
+            "a rank that does not fit is refused by an assertion, not an InputError",
+            ("require_rank(rank, d_in, d_out)", "assert 1 <= rank <= min(d_in, d_out)"),
+        ),
+        mistake("rank and alpha, left out, are others than 4 and 32", (DEFAULTS, "rank: int = 8, alpha: float = 16.0")),
+        mistake("the bound is 1/d_in: its square root is forgotten", (FILL_A, "nn.init.uniform_(self.A, -1 / d_in, 1 / d_in)")),
+        mistake("A has no negative numbers", (FILL_A, "nn.init.uniform_(self.A, 0, d_in**-0.5)")),
+        mistake(
+            "all columns of A are the same, so that the adapter has rank one for ever",
+            (
+                FILL_A,
+                "nn.init.uniform_(self.A, -(d_in**-0.5), d_in**-0.5)\n        self.A.data[:] = self.A.data[:, :1].clone()",
+            ),
+        ),
+        mistake(
+            "the constructor sets the random seed, so that all adapters of a shape start alike",
+            (FILL_A, "torch.manual_seed(0)\n        " + FILL_A),
+        ),
     ],
     "lora_forward": [
         mistake("it returns zeros", (FORWARD, "x.new_zeros(*x.shape[:-1], self.B.shape[1])")),
@@ -103,12 +137,23 @@ BANK: dict[str, list[Mistake]] = {
             "A and B are cast down to x's dtype, so that all of it is computed in bfloat16",
             (FORWARD, "self.scale * (x @ self.A.to(x.dtype) @ self.B.to(x.dtype))"),
         ),
+        mistake(
+            "the product is rounded to x's dtype before it is scaled, and then once more",
+            (FORWARD, "self.scale * (x.to(self.A.dtype) @ self.A @ self.B).to(x.dtype)"),
+        ),
+        mistake(
+            "x A is rounded to x's dtype on the way",
+            (FORWARD, FORWARD.replace("@ self.A @", "@ self.A).to(x.dtype).to(self.A.dtype) @").replace("(x.to", "((x.to")),
+        ),
+        mistake("B is detached: only A learns", (FORWARD, FORWARD.replace("@ self.B)", "@ self.B.detach())"))),
+        mistake("the result is computed and not returned", ("return " + FORWARD, FORWARD)),
     ],
     "lora_delta": [
         mistake("the scale is left out", ("self.scale * (self.A @ self.B)", "self.A @ self.B")),
         mistake("it is transposed: [d_out d_in]", ("(self.A @ self.B)", "(self.A @ self.B).T")),
         mistake("the scale is applied twice", ("self.scale *", "self.scale**2 *")),
-        mistake("it is detached from A and B", ("(self.A @ self.B)", "(self.A @ self.B).detach()")),
+        mistake("alpha is not divided by the rank", ("self.scale *", "self.alpha *")),
+        mistake("alpha is left out: the product is divided by the rank alone", ("self.scale *", "1 / self.rank *")),
         mistake("the sign is flipped", ("return self.scale", "return -self.scale")),
     ],
     "forward_with_hooks": [
@@ -136,6 +181,11 @@ BANK: dict[str, list[Mistake]] = {
             (PLAIN_PASS, "bridge.original_model(ids, attention_mask=attention_mask, **options).logits.float()"),
         ),
         mistake("logits_to_keep is not passed on", (", **options)", ")")),
+        mistake(
+            "the logits of all positions are computed, and all but the last cut off",
+            (", **options).float()", ").float()[:, -(logits_to_keep or 0) :]"),
+        ),
+        mistake("the model is converted to float32, and stays so", (PASS, "    bridge.float()\n" + PASS)),
         mistake("the first positions are kept, not the last", (", **options).float()", ").float()[:, :logits_to_keep]")),
         mistake("logits stay in the model's dtype", (".float()", "")),
         mistake("the pass is under no_grad", ("(fwd_hooks=fwd_hooks):", "(fwd_hooks=fwd_hooks), torch.no_grad():")),
@@ -182,6 +232,14 @@ BANK: dict[str, list[Mistake]] = {
             ('seen["x"] = x', 'seen.setdefault("x", x)'),
             ('seen.pop("x")', 'seen["x"]'),
         ),
+        mistake(
+            "the input is never taken out of the memory, which holds it until the next pass", ('seen.pop("x")', 'seen["x"]')
+        ),
+        mistake(
+            "the sum is float32 whatever the activation is",
+            (ADD, ADD.replace("out + adapter(", "out.float() + adapter(").replace(".flatten(2))", ".flatten(2).float())")),
+        ),
+        mistake("a hook takes one argument, although it is called with two", ("(x: Tensor, hook: Any)", "(x: Tensor)")),
     ],
     "lora_fwd_hooks": [
         mistake("only the first block is hooked", ("for m in self.maps for", "for m in self.maps if m.block == 0 for")),
@@ -199,6 +257,8 @@ BANK: dict[str, list[Mistake]] = {
             ("(m, self.adapters[m.key])", '(m, self.adapters[f"blocks_0_{m.key[9:]}"])'),
         ),
         mistake("every hook is there twice", (FLAT_LIST, FLAT_LIST + " * 2")),
+        mistake("the hooks are a tuple, not a list", (FLAT_LIST, f"tuple({FLAT_LIST})")),
+        mistake("the list is made and not returned", (f"return {FLAT_LIST}", FLAT_LIST)),
     ],
     "merged": [
         mistake(
@@ -243,6 +303,36 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "the adapters are emptied once they are merged",
             (ADD_DELTA, ADD_DELTA + "\n                    self.adapters[m.key].B.zero_()"),
+        ),
+        mistake(
+            "the weights are changed without no_grad, so that they keep a graph",
+            (MERGE, MERGE.replace("with torch.no_grad():", "if True:")),
+        ),
+        mistake(
+            "the yield stands within no_grad, so that the whole block computes no gradients",
+            ("            yield\n", "                yield\n"),
+        ),
+        mistake("the merging stands before `try`: if it fails half-way, its part stays", (MERGE, MERGE_FIRST)),
+        mistake(
+            "adapters that are merged already are refused by another error than a RuntimeError",
+            ("raise RuntimeError", "raise ValueError"),
+        ),
+        mistake(
+            "the refusal stands within `try`, so that it ends by undoing what the outer block has set",
+            ("        if self.is_merged:\n            raise", "        if False:\n            raise"),
+            (
+                "            self.is_merged = True\n",
+                "            if self.is_merged:\n                raise RuntimeError('merged already')\n"
+                "            self.is_merged = True\n",
+            ),
+        ),
+        mistake(
+            "a new parameter takes the place of the weight, which others still hold",
+            (
+                ADD_DELTA,
+                "total = m.weight + (delta if m.is_transposed else delta.T).to(m.weight.dtype)\n"
+                "                    m.module.original_component.weight = nn.Parameter(total, m.weight.requires_grad)",
+            ),
         ),
     ],
     "lora_model": [
@@ -291,6 +381,28 @@ BANK: dict[str, list[Mistake]] = {
             ("return self.lora_params()", 'return [p for name, p in self.lora.named_parameters() if name.endswith("B")]'),
         ),
         mistake("dtype is accepted and never passed on", ("device=device, dtype=dtype)", "device=device)")),
+        mistake("device is accepted and never passed on", ("device=device, dtype=dtype)", "dtype=dtype)")),
+        mistake(
+            "only matrices are frozen: norms and biases are still trained",
+            (
+                "self.base_model.requires_grad_(False)",
+                "for parameter in self.base_model.parameters():\n            parameter.requires_grad_(parameter.ndim < 2)",
+            ),
+        ),
+        mistake(
+            "the adapters are cast to the base model's dtype", (MAKE_HOOKS, MAKE_HOOKS + "\n        self.lora.to(self.dtype)")
+        ),
+        mistake(
+            "the constructor takes the rank before lora_alpha",
+            (
+                "        lora_alpha: float = 32.0,\n        rank: int = 4,\n",
+                "        rank: int = 4,\n        lora_alpha: float = 32.0,\n",
+            ),
+        ),
+        mistake(
+            "the parameters are a generator, which is empty once it has been read, not a list",
+            ("return self.lora_params()", "return self.lora.parameters()"),
+        ),
     ],
     "value_head_lora": [
         mistake("use_value_head is ignored: the head is always there", ("if use_value_head:", "if True:")),
@@ -317,6 +429,19 @@ BANK: dict[str, list[Mistake]] = {
             "the head is a single linear layer, without a hidden layer and its non-linearity",
             ("self.add_value_head()", "self.value_head = nn.Linear(self.cfg.d_model, 1)"),
         ),
+        mistake("device is accepted and never passed on", (BUILD, BUILD.replace("device=device, ", ""))),
+        mistake(
+            "the head is cast to the base model's dtype",
+            ("self.add_value_head()", "self.add_value_head()\n            self.value_head.to(self.dtype)"),
+        ),
+        mistake(
+            "the head is left out unless it is asked for",
+            (HEAD_OPTIONS, HEAD_OPTIONS.replace("True", "False")),
+        ),
+        mistake(
+            "the head has a Tanh, not add_value_head's ReLU",
+            ("self.add_value_head()", "self.add_value_head()\n            self.value_head[1] = nn.Tanh()"),
+        ),
         mistake("value_head does not exist at all when it is left out", ("        self.value_head = None\n", "")),
     ],
     "lora_parameter_count": [
@@ -324,6 +449,14 @@ BANK: dict[str, list[Mistake]] = {
         mistake("the sides are multiplied, not added", (EACH_MAP, EACH_MAP.replace("d_in + d_out)", "d_in * d_out)"))),
         mistake("only A is counted", (EACH_MAP, "return sum(rank * d_in for d_in, d_out in shapes)")),
         mistake("every map is taken to be square", (EACH_MAP, "return sum(2 * rank * d_in for d_in, d_out in shapes)")),
+        mistake("only B is counted", (EACH_MAP, "return sum(rank * d_out for d_in, d_out in shapes)")),
+        mistake(
+            "only the first map is counted: return stands inside the loop",
+            (EACH_MAP, "for d_in, d_out in shapes:\n        return rank * (d_in + d_out)\n    return 0"),
+        ),
+        mistake(
+            "every map has its rank squared besides", (EACH_MAP, EACH_MAP.replace("d_in + d_out)", "d_in + d_out + rank)"))
+        ),
         mistake("the rank is left out", (EACH_MAP, EACH_MAP.replace("rank * ", ""))),
     ],
     "training_bytes": [
@@ -355,6 +488,16 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "AdamW's moments are taken to be float32 whatever the weights are",
             (ALL_TRAINED, "base_parameters * (bytes_per_number * 3 + 8)"),
+        ),
+        mistake(
+            "numbers are counted, not bytes",
+            (ALL_TRAINED, "base_parameters * 5"),
+            (LORA_TRAINED, "base_parameters + 4 * adapter_parameters"),
+        ),
+        mistake("of the adapters only the weights are counted", (LORA_TRAINED, LORA_TRAINED.replace("4 * 4", "4"))),
+        mistake(
+            "adapters count on top of full fine-tuning: gradients and moments for all",
+            (LORA_TRAINED, f"{ALL_TRAINED} + adapter_parameters * 4 * 4"),
         ),
     ],
     "peft_tensors": [

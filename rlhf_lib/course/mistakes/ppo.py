@@ -24,6 +24,15 @@ LOG_STEP = (
 
 BANK: dict[str, list[Mistake]] = {
     "value_head": [
+        mistake(
+            "the hook function takes the activation alone, though it is called with the hook as well",
+            (", hook: Any) -> None", ") -> None"),
+        ),
+        mistake("there is a head even with use_value_head=False", ("if use_value_head:", "if True:")),
+        mistake("the head is 128 wide, whichever the base model", ("self.cfg.d_model", "128")),
+        mistake("`base_model` is ignored", ("super().__init__(base_model, ", 'super().__init__("pocket", ')),
+        mistake("`dtype` is ignored", ("device=device, dtype=dtype)", "device=device)")),
+        mistake("`device` is ignored", ("device=device, dtype=dtype)", "dtype=dtype)")),
         mistake("the head has no ReLU, so that its two linear maps are only one", ("nn.ReLU(), ", "")),
         mistake("the head's non-linearity is tanh, not ReLU", ("nn.ReLU()", "nn.Tanh()")),
         mistake(
@@ -79,6 +88,11 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "compute_advantages": [
+        mistake("`return` is forgotten, so that the result is None", ("return hide(next_values", "hide(next_values")),
+        mistake(
+            "the reward is added to the next value at every token, the last one's included",
+            (NEXT, "values[:, prefix_len:] + rewards[:, None]"),
+        ),
         mistake(
             "V_t is read where the token stands, not one position earlier, where it was chosen",
             (CHOSEN, "values[:, prefix_len:]"),
@@ -128,6 +142,23 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "compute_gae": [
+        mistake("`return` is forgotten, so that the result is None", ("return advantages if", "advantages if")),
+        mistake(
+            "what stands after the end is hidden only after the loop, when an infinity there has become nan before it",
+            ("else hide(rewards, mask)", "else rewards"),
+            ("hide(values[:, prefix_len - 1 : -1], mask)", "values[:, prefix_len - 1 : -1]"),
+            ("hide(values[:, prefix_len:], mask)", "values[:, prefix_len:]"),
+        ),
+        mistake(
+            "`dones` acts one token late",
+            ("dones.to(mask.dtype)", "torch.nn.functional.pad(dones, (1, -1)).to(mask.dtype)"),
+        ),
+        mistake(
+            "`dones` is taken to mark the first token of an episode, not the last",
+            ("dones.to(mask.dtype)", "torch.nn.functional.pad(dones, (-1, 1)).to(mask.dtype)"),
+        ),
+        mistake("gamma is 0.99 where it is left out", ("gamma: float = 1.0", "gamma: float = 0.99")),
+        mistake("lambda is 1 where it is left out", ("gae_lambda: float = 0.95", "gae_lambda: float = 1.0")),
         mistake("gamma is missing in delta", ("gamma * next_values", "next_values")),
         mistake(
             "gamma is missing in the recursion: only lambda carries the advantage back",
@@ -181,6 +212,18 @@ BANK: dict[str, list[Mistake]] = {
     ],
     "returns": [
         mistake(
+            "`return` is forgotten, so that there are never any returns",
+            ("return None if self.values is None else self.advantages", "None if self.values is None else self.advantages"),
+        ),
+        mistake(
+            "a return is the advantage where there are no values",
+            ("return None if self.values is None else self.adv", "return self.advantages if self.values is None else self.adv"),
+        ),
+        mistake(
+            "values are taken for granted, and a memory without them fails",
+            ("return None if self.values is None else chosen_at", "return chosen_at"),
+        ),
+        mistake(
             "a return is the value minus the advantage",
             ("self.advantages + self.generated_values", "self.generated_values - self.advantages"),
         ),
@@ -199,6 +242,11 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "get_minibatches": [
+        mistake("`return` is forgotten, so that the result is None", ("return minibatches", "minibatches")),
+        mistake(
+            "completions are shuffled without random_order, so that args.keep_prompts_together does nothing",
+            ("self.random_order()", "torch.randperm(self.args.batch_size)"),
+        ),
         mistake("completions are not shuffled", ("self.random_order()", "torch.arange(self.args.batch_size)")),
         mistake(
             "the order is drawn once and used in every pass",
@@ -261,6 +309,12 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "calc_clipped_surrogate_objective": [
+        mistake("`return` is forgotten, so that the result is None", (f"return {SURROGATE}", SURROGATE)),
+        mistake("eps 0 is taken for None, so that nothing is whitened", ("if eps is not None:", "if eps:")),
+        mistake(
+            "whitening adds eps to the variance, inside the root",
+            (WHITEN, "advantages = (advantages - advantages.mean()) / (advantages.var() + eps).sqrt()"),
+        ),
         mistake("the larger of the two products counts: max in place of min", (".minimum(clipped)", ".maximum(clipped)")),
         mistake(
             "the ratio is reversed: the sampling policy over the current one",
@@ -329,6 +383,8 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "calc_value_function_loss": [
+        mistake("`return` is forgotten, so that the result is None", ("return vf_coef", "vf_coef")),
+        mistake("the sum is divided by gen_len only, not by the batch", (LOSS, "loss.sum() / gen_len")),
         mistake("the half is missing", ("vf_coef * 0.5 * ", "vf_coef * ")),
         mistake("the sign is flipped: a loss is subtracted later, by the objective", ("return vf_coef", "return -vf_coef")),
         mistake("vf_coef is left out", ("vf_coef * 0.5 * ", "0.5 * ")),
@@ -358,6 +414,7 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "calc_entropy_bonus": [
+        mistake("`return` is forgotten, so that the result is None", (f"return ent_coef * {ENTROPY}", f"ent_coef * {ENTROPY}")),
         mistake(
             "entropy is the negative log-probability of one sampled token, not the sum over the vocabulary",
             (
@@ -419,6 +476,7 @@ BANK: dict[str, list[Mistake]] = {
         mistake("the softmax runs over the positions, not the vocabulary", ("log_softmax(dim=-1)", "log_softmax(dim=1)")),
     ],
     "calc_kl_penalty": [
+        mistake("`return` is forgotten, so that the result is None", (f"return kl_coef * {KL}", f"kl_coef * {KL}")),
         mistake(
             "it is KL(reference || policy), which F.kl_div(policy.log(), reference) gives too",
             (
@@ -496,6 +554,24 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "reduce_tokens": [
+        mistake("a reduction that does not exist is taken for constant", ('if reduction == "constant":', "if True:")),
+        mistake(
+            "without a mask the number of columns is not compared with gen_len",
+            ("if mask is None and values.shape[1] != gen_len:", "if False:"),
+        ),
+        mistake(
+            "sequence is the reduction where none is named",
+            ('reduction: Reduction = "token"', 'reduction: Reduction = "sequence"'),
+        ),
+        mistake(
+            "tokens up to the completion's number of real ones count, wherever the mask has its zeros",
+            (
+                "    values = hide(values, mask)\n",
+                "    if mask is not None:\n"
+                "        mask = mask.sort(dim=1, descending=True).values\n"
+                "    values = hide(values, mask)\n",
+            ),
+        ),
         mistake(
             "masked positions are hidden, but the mean is over all columns",
             ("return values.sum() / counts.sum().clamp(min=1)", "return values.mean()"),
@@ -560,9 +636,21 @@ BANK: dict[str, list[Mistake]] = {
             ),
         ),
         mistake(
+            "the ratio is hidden after exp, not the difference before it, so that infinities make gradients nan",
+            (
+                "hide(logprobs - mb_logprobs.detach(), mask).clamp(max=LARGEST_LOG_RATIO).exp()",
+                "hide((logprobs - mb_logprobs.detach()).exp(), mask)",
+            ),
+        ),
+        mistake(
+            "the surrogate is averaged by reduction token, whatever is asked for",
+            (SURROGATE, "reduce_tokens((ratio * advantages).minimum(clipped), gen_len, mask)"),
+        ),
+        mistake(
             "gradient flows into the log-probabilities at sampling time",
             ("logprobs - mb_logprobs.detach()", "logprobs - mb_logprobs"),
         ),
+        mistake("gradient flows into the advantages", ("hide(mb_advantages.detach(), mask)", "hide(mb_advantages, mask)")),
         mistake(
             "the upper bound of the ratio is ignored", ("clip_coef if clip_coef_high is None else clip_coef_high", "clip_coef")
         ),
@@ -580,7 +668,16 @@ BANK: dict[str, list[Mistake]] = {
             ("values, returns = hide(values, mask), hide(mb_returns.detach(), mask)", "returns = mb_returns.detach()"),
             (LOSS, REDUCE.format("loss * (1 if mask is None else mask)")),
         ),
+        mistake(
+            "the value loss is averaged by reduction token, whatever is asked for",
+            (LOSS, "reduce_tokens(loss, gen_len, mask)"),
+        ),
         mistake("gradient flows into the returns", ("hide(mb_returns.detach(), mask)", "hide(mb_returns, mask)")),
+        mistake("gradient flows into the values at sampling time", ("hide(mb_values.detach(), mask)", "hide(mb_values, mask)")),
+        mistake(
+            "value clipping holds the value near 0, not near the old value",
+            ("old + (values - old).clamp(-clip_value, clip_value)", "values.clamp(-clip_value, clip_value)"),
+        ),
         mistake("value clipping takes the smaller of the two losses", ("loss.maximum(", "loss.minimum(")),
         mistake(
             "value clipping replaces the loss by that at the held value",
@@ -595,6 +692,10 @@ BANK: dict[str, list[Mistake]] = {
             "the KL of masked tokens is set to 0, but they still count in the mean",
             (KL, "hide(token_kl(logits, ref_logits.detach()), mask).mean()"),
         ),
+        mistake(
+            "the KL penalty is averaged by reduction token, whatever is asked for",
+            (KL, "reduce_tokens(token_kl(logits, ref_logits.detach()), gen_len, mask)"),
+        ),
         mistake("gradient flows into the reference", ("token_kl(logits, ref_logits.detach())", "token_kl(logits, ref_logits)")),
         mistake(
             "the reward is paid in the last column, be it real or not",
@@ -603,6 +704,12 @@ BANK: dict[str, list[Mistake]] = {
         mistake("tokens after the end keep an advantage", (f"hide(next_values - {CHOSEN}, mask)", f"next_values - {CHOSEN}")),
         mistake("minibatches lack the mask", ('            "mask": self.mask,\n', "")),
         mistake("minibatches lack the attention mask", ('            "attention_mask": self.attention_mask,\n', "")),
+        mistake("minibatches lack the reference's log-probabilities", ('            "ref_logprobs": self.ref_logprobs,\n', "")),
+        mistake("minibatches lack the values", ('            "values": self.generated_values,\n', "")),
+        mistake(
+            "minibatches hold the values of all positions, not the generated ones",
+            ('"values": self.generated_values', '"values": self.values'),
+        ),
         mistake(
             "minibatches hold the mask of the memory's first rows, not of their own",
             ("column[rows] for name", 'column[torch.arange(len(rows)) if name == "mask" else rows] for name'),
@@ -623,6 +730,18 @@ BANK: dict[str, list[Mistake]] = {
             ('"lr": base_lr', '"lr": head_lr'),
             ('"lr": head_lr},\n    ]', '"lr": base_lr},\n    ]'),
         ),
+        mistake(
+            "the head's group comes first",
+            (
+                '{"params": model.get_base_model_trainable_params(), "lr": base_lr},\n'
+                '        {"params": model.get_value_head_params(), "lr": head_lr},',
+                '{"params": model.get_value_head_params(), "lr": head_lr},\n'
+                '        {"params": model.get_base_model_trainable_params(), "lr": base_lr},',
+            ),
+        ),
+        mistake("the argument weight_decay is not handed on", ("weight_decay=weight_decay, ", "")),
+        mistake("the argument betas is not handed on", ("betas=betas, ", "")),
+        mistake("the optimiser is made but not returned", ("return torch.optim.AdamW", "torch.optim.AdamW")),
         mistake("both groups have base_lr", ('"lr": head_lr', '"lr": base_lr')),
         mistake("both groups have head_lr", ('"lr": base_lr', '"lr": head_lr')),
         mistake("weight decay is switched off", ("weight_decay=weight_decay", "weight_decay=0.0")),
@@ -697,6 +816,10 @@ BANK: dict[str, list[Mistake]] = {
             ("ref_model(sampled.ids, **inputs)", "model.forward_with_value_head(sampled.ids, **inputs)[0]"),
         ),
         mistake(
+            "the policy's model is asked for the reference's logits: only without its adapters is it the reference",
+            ("ref_model(sampled.ids, **inputs)", "model(sampled.ids, **inputs)"),
+        ),
+        mistake(
             "the policy is called without its adapters: model(...) is the base model, forward_with_value_head the policy",
             (PASS, "logits, values = model(sampled.ids, **inputs), model.forward_with_value_head(sampled.ids, **inputs)[1]"),
         ),
@@ -763,6 +886,7 @@ BANK: dict[str, list[Mistake]] = {
         ),
     ],
     "ppo_rollout_phase": [
+        mistake("the memory is made but not returned", ("return ReplayMemory(", "ReplayMemory(")),
         mistake("rewards are not whitened", ("if args.normalize_reward:", "if False:")),
         mistake("rewards are whitened even with normalize_reward False", ("if args.normalize_reward:", "if True:")),
         mistake(
@@ -875,6 +999,20 @@ BANK: dict[str, list[Mistake]] = {
             "the reference's logits are one position late",
             ("chosen_at(minibatch.ref_logits, gen_len)", "minibatch.ref_logits[:, -gen_len:]"),
         ),
+        mistake("the sum is computed but not returned", (f"return {OBJECTIVE}", OBJECTIVE)),
+        mistake("advantages are whitened with eps 0, so that equal ones divide 0 by 0", ("eps=1e-8", "eps=0.0")),
+        mistake(
+            "entropy is of the logits one position late",
+            ("calc_entropy_bonus(policy_logits,", "calc_entropy_bonus(logits[:, -gen_len:] / args.temperature,"),
+        ),
+        mistake(
+            "KL is of the logits one position late, the policy's and the reference's",
+            ("calc_kl_penalty(policy_logits, ref_logits,", "calc_kl_penalty(logits[:, -gen_len:] / args.temperature, late,"),
+            (
+                "kl_penalty = calc_kl_penalty(",
+                "late = minibatch.ref_logits[:, -gen_len:] / args.temperature\n        kl_penalty = calc_kl_penalty(",
+            ),
+        ),
         mistake(
             "entropy and KL are of the logits one position late",
             ("policy_logits = chosen_at(logits, gen_len)", "policy_logits = logits[:, -gen_len:]"),
@@ -965,6 +1103,7 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "the sum of the objectives is returned, not their mean", ("sum(objectives) / len(objectives)", "sum(objectives)")
         ),
+        mistake("the last objective is returned, not the mean of all", ("sum(objectives) / len(objectives)", "objectives[-1]")),
     ],
     "ppo_many_prompts": [
         mistake(
@@ -974,6 +1113,10 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "the attention mask is not kept in the memory, so that padding is read as text",
             ("            attention_mask=sampled.attention_mask,\n", ""),
+        ),
+        mistake(
+            "the reference's log-probabilities are not kept in the memory",
+            ("            ref_logprobs=scores.ref_logprobs,\n", ""),
         ),
         mistake(
             "the attention mask is left out when the rollout is scored",
@@ -1015,5 +1158,6 @@ BANK: dict[str, list[Mistake]] = {
             ("chosen_at(minibatch.ref_logits, gen_len) / args.temperature", "chosen_at(minibatch.ref_logits, gen_len)"),
         ),
         mistake("the upper clip bound is ignored", (', "clip_coef_high": args.clip_coef_high', "")),
+        mistake("clip_value is ignored", (', "clip_value": args.clip_value', "")),
     ],
 }

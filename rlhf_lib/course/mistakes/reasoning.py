@@ -122,6 +122,11 @@ BANK: dict[str, list[Mistake]] = {
             "the last line after #### counts, though it is a heading and an earlier one states a number",
             ("[line for line in lines if not is_heading(line)]", "[line for line in lines[-1:] if not is_heading(line)]"),
         ),
+        mistake(
+            "a digit in the heading itself is taken for an answer that follows it",
+            ("ANSWERING.search(parts[-1], len(lines[-1]))", "ANSWERING.search(parts[-1])"),
+        ),
+        mistake("of many #### the first are looked at, not the last", ('completion.rsplit("####"', 'completion.split("####"')),
         mistake("a text that is no number is always taken for a heading", (f"if {HEADINGS}:", "if False:")),
         mistake(
             "only a number in digits is read after ####, and the unit is dropped",
@@ -154,6 +159,9 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "everything that is no digit is taken out beforehand, so that 12 + 5 becomes 125",
             ("bare(text)", 're.sub("[^-+0-9./e]", "", bare(text))'),
+        ),
+        mistake(
+            "a group that took no part is None, of which no Fraction can be made", ('match["whole"] or 0', 'match["whole"]')
         ),
         mistake("the sign is lost", (SIGNED, "return size")),
         mistake("every sign is taken for a minus", (SIGNED, 'return -size if match["sign"] else size')),
@@ -279,6 +287,10 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "a convention that does not exist raises a KeyError, not an InputError",
             ("if convention not in known:", "if False:"),
+        ),
+        mistake(
+            "a convention by name that finds nothing raises an error: None has no strip",
+            ("None if answer is None else answer.strip()", "answer.strip()"),
         ),
         mistake('the convention "letter" is forgotten', ("known = {**CONVENTIONS, **LETTERS}", "known = CONVENTIONS")),
         mistake(
@@ -415,6 +427,10 @@ BANK: dict[str, list[Mistake]] = {
             "the line breaks of the format are not asked for",
             ("MULTILINE.fullmatch(text)", 're.fullmatch(SOFT.pattern + r"\\n?", text, re.DOTALL)'),
         ),
+        mistake(
+            "the format is not asked for, only that every tag stands once",
+            ("not MULTILINE.fullmatch(text) or any(", "any("),
+        ),
         mistake("space around the format is forgiven", ("MULTILINE.fullmatch(text)", "MULTILINE.fullmatch(text.strip())")),
         mistake(
             "the last line break is required",
@@ -539,6 +555,17 @@ BANK: dict[str, list[Mistake]] = {
             "the beginning is left out where the prompt holds such a token anywhere, not only in front",
             (NEEDS_BOS, "if prepend_bos and bos is not None and bos not in before:"),
         ),
+        mistake(
+            "the prompt's first token is read although a prompt may have none",
+            (NEEDS_BOS, "if prepend_bos and bos is not None and before[0] != bos:"),
+        ),
+        mistake(
+            "the beginning of sequence has mask 1, too",
+            (
+                RETURNED,
+                RETURNED.replace("[0] * len(before)", "[int(i == 0 and first == bos) for i, first in enumerate(before)]"),
+            ),
+        ),
         mistake("prepend_bos is ignored", (NEEDS_BOS, "if bos is not None and before[:1] != [bos]:")),
         mistake(
             "a tokenizer without a beginning of sequence puts None in front",
@@ -571,6 +598,10 @@ BANK: dict[str, list[Mistake]] = {
             "the shift goes the wrong way: each position is scored on the token before it",
             (PICKED, "logits[:, 1:].float().log_softmax(dim=-1).gather(-1, ids[:, :-1, None]).squeeze(-1)"),
             ("mask = loss_mask[:, 1:]", "mask = loss_mask[:, :-1]"),
+        ),
+        mistake(
+            "the tokens are not shifted: each position is scored on the token that it has just read",
+            (PICKED, "logits[:, :-1].float().log_softmax(dim=-1).gather(-1, ids[:, :-1, None]).squeeze(-1)"),
         ),
         mistake(
             "the mask is not shifted with the tokens: the one after the last of the prompt is left out, padding comes in",
@@ -734,6 +765,10 @@ BANK: dict[str, list[Mistake]] = {
             ),
             (BEGUN, f"from rlhf_lib.rollouts import get_logprobs\n\n        {BEGUN}"),
         ),
+        mistake(
+            "gamma and lambda change places",
+            ('"gamma": args.gamma, "gae_lambda": args.gae_lambda', '"gamma": args.gae_lambda, "gae_lambda": args.gamma'),
+        ),
         mistake("gamma is ignored", ('"gamma": args.gamma, ', "")),
         mistake("lambda is fixed at 0.95, whatever gae_lambda says", ('"gae_lambda": args.gae_lambda', '"gae_lambda": 0.95')),
         mistake("the token rewards stand in the place of advantages", (KEPT, "return token_rewards")),
@@ -810,6 +845,8 @@ BANK: dict[str, list[Mistake]] = {
             ("not 1 <= k <= samples", "not 1 <= k"),
             (" / math.comb(samples, k)", " / max(1, math.comb(samples, k))"),
         ),
+        mistake("nothing is refused", ("if not 1 <= k <= samples or not 0 <= correct <= samples:", "if False:")),
+        mistake("only k is looked at, not the number of right ones", (" or not 0 <= correct <= samples:", ":")),
         mistake("k = 0 is not refused", ("not 1 <= k <= samples", "not 0 <= k <= samples")),
         mistake(
             "more right ones than samples are not refused",
@@ -885,6 +922,7 @@ BANK: dict[str, list[Mistake]] = {
             "the search begins with a best score of 0, so that negative scores never win",
             ("key=lambda i: scores[i]", "key=lambda i: max(scores[i], 0.0)"),
         ),
+        mistake("an empty list raises max's own error, not an InputError", ("if not scores:", "if False:")),
         mistake(
             "an empty list gives 0",
             ('raise InputError("there is no completion to choose from; give at least one score")', "return 0"),

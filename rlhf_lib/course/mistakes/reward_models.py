@@ -99,6 +99,11 @@ BANK: dict[str, list[Mistake]] = {
         centring("the sum is not squared", "(chosen + rejected).mean()"),
         centring("the margin is subtracted in the centring term as well", "(chosen + rejected - margin).square().mean()"),
         mistake(
+            "the rejected text's score enters the loss by itself, not by its distance from the chosen one's",
+            (COMPARED, "-(torch.nn.functional.logsigmoid(chosen - margin) + torch.nn.functional.logsigmoid(-rejected)).mean()"),
+        ),
+        mistake("the loss is computed and never returned", ("return comparison + centring_coef", "comparison + centring_coef")),
+        mistake(
             "the centring term is subtracted, which drives the scores away from zero",
             ("return comparison + centring_coef", "return comparison - centring_coef"),
         ),
@@ -217,6 +222,14 @@ BANK: dict[str, list[Mistake]] = {
             "a causal model is left to transformers, which looks for the padding's id and takes the text's end for it",
             (f"return {POOLED}", "return self.model(input_ids=ids, attention_mask=attention_mask).logits[:, 0].float()"),
         ),
+        mistake(
+            "every score is read where the first row of the batch ends",
+            (POOLED, "values[:, int(attention_mask[0].sum()) - 1]"),
+        ),
+        mistake(
+            "the axis of length one is squeezed away together with a batch of one",
+            (f"return {POOLED}", f"return {POOLED}.squeeze()"),
+        ),
         mistake("a causal model is read at the last column, padding or not", (POOLED, "values[:, -1]")),
         mistake(
             "a causal model is read at its first token, where it has read nothing yet",
@@ -316,6 +329,7 @@ BANK: dict[str, list[Mistake]] = {
             ("return pairs", "return pairs[:most]"),
             (COUNTED, "max(len(right), len(wrong))"),
         ),
+        mistake("groups of one are not refused", ("if group_size < 2 or len(correct)", "if len(correct)")),
         mistake("each prompt gets one pair more than `most`", (COUNTED, "min(most + 1, max(len(right), len(wrong)))")),
         mistake(
             "when the shorter list ends its last completion is repeated, where it should begin anew",
@@ -416,6 +430,15 @@ BANK: dict[str, list[Mistake]] = {
         ),
         mistake("the weighted errors are divided by the number of bins", (ERROR, ERROR.replace("len(probabilities)", "bins"))),
         mistake(
+            "bins include their upper edge, not their lower one",
+            (BINNED, "((probabilities * bins).ceil().long() - 1).clamp(min=0)"),
+        ),
+        mistake(
+            "shares and means are left as tensors, where plain floats are asked for",
+            (KEPT, "found.append((probabilities[inside].mean(), outcomes[inside].float().mean(), count))"),
+        ),
+        mistake("accuracy is a tensor, where a plain float is asked for", (f"float({ACCURACY})", ACCURACY)),
+        mistake(
             "`bins` is not passed on to calibration_bins",
             ("calibration_bins(probabilities, outcomes, bins)", "calibration_bins(probabilities, outcomes)"),
         ),
@@ -474,6 +497,10 @@ BANK: dict[str, list[Mistake]] = {
             "of samples with equal proxy the earlier one counts as the better",
             (ORDER, "(samples - 1 - proxy.flip(0).argsort(stable=True))"),
         ),
+        mistake(
+            "samples with equal proxy are left in whatever order the sorting happens to give: stable=True is missing",
+            (ORDER, "proxy.argsort()"),
+        ),
         mistake("n above the number of samples is not refused as it should be", (CHECKED, "if n < 1:")),
         mistake("n below 1 is not refused as it should be", (CHECKED, "if n > samples:")),
         mistake("n equal to the number of samples is refused", (CHECKED, "if not 1 <= n < samples:")),
@@ -484,6 +511,11 @@ BANK: dict[str, list[Mistake]] = {
         mistake(
             "the logarithm is that of base 2, so that the two terms have different units", (KL, "math.log2(n) - (n - 1) / n")
         ),
+        mistake("n is subtracted, where (n - 1) / n is meant", (KL, "math.log(n) - n")),
+        mistake(
+            "the first samples are not counted: log(n - 1) stands for log n", (KL, "math.log(max(n - 1, 1)) - (n - 1) / n")
+        ),
+        mistake("the result is a tensor, where a plain float is asked for", (KL, f"torch.tensor({KL})")),
         mistake("1 / n is subtracted in place of (n - 1) / n", (KL, "math.log(n) - 1 / n")),
         mistake("the brackets are missing: n - 1 / n is subtracted", (KL, "math.log(n) - n - 1 / n")),
         mistake(

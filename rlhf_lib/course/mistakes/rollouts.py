@@ -2,6 +2,8 @@
 
 from rlhf_lib.course.bank import Mistake, mistake
 
+FORGOTTEN = "nothing is returned: the result is computed, but `return` is missing"
+
 GATHERED = "logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)"
 
 FIRST = "first = 1 if prefix_len is None else prefix_len"
@@ -86,6 +88,7 @@ GET_LOGPROBS = [
         "squeeze() without an axis drops a batch of 1",
         (SCORED, f"{SCORED}.squeeze()"),
     ),
+    mistake(FORGOTTEN, ("return take", "take")),
 ]
 
 AT_A_TEMPERATURE = [
@@ -141,6 +144,15 @@ KEEP_TOP_K = [
     mistake(
         "a k larger than the vocabulary is not provided for", ("if top_k >= logits.shape[-1]:", "if top_k == logits.shape[-1]:")
     ),
+    mistake(
+        "exactly k tokens stay: of those tied with the k-th some are removed",
+        (
+            KEPT_K,
+            'torch.full_like(logits, -float("inf")).scatter(1, logits.topk(top_k, dim=-1).indices, logits.topk(top_k).values)',
+        ),
+    ),
+    mistake("removed logits become +inf: only they can be drawn", ('-float("inf")', 'float("inf")')),
+    mistake(FORGOTTEN, ("return logits.masked_fill", "logits.masked_fill")),
 ]
 
 KEEP_TOP_P = [
@@ -178,6 +190,9 @@ KEEP_TOP_P = [
         ("if top_p >= 1:", "if top_p > 1:"),
     ),
     mistake("the logits that are given are changed in place", (KEPT_P, 'logits.masked_fill_(outside, -float("inf"))')),
+    mistake("a token more is kept where the sum is exactly p: > in place of >=", ("before >= top_p", "before > top_p")),
+    mistake("removed logits become +inf: only they can be drawn", ('-float("inf")', 'float("inf")')),
+    mistake(FORGOTTEN, ("return logits.masked_fill", "logits.masked_fill")),
 ]
 
 SAMPLE_TOKENS = [
@@ -232,6 +247,19 @@ SAMPLE_TOKENS = [
     ),
     mistake("the generator is not passed on", (", generator=generator)", ")")),
     mistake("the tokens keep the axis that multinomial adds: [batch 1]", (".squeeze(1)", "")),
+    mistake(
+        "log-probabilities are computed in the precision of the logits: bfloat16 keeps three digits",
+        ("logits = logits.float()", "pass"),
+    ),
+    mistake(
+        "only temperatures above 1 are divided by",
+        ("logits / temperature if temperature > 0", "logits / temperature if temperature > 1"),
+    ),
+    mistake(
+        "top-k and top-p are only used where both are given",
+        ("if top_k or top_p else logprobs", "if top_k and top_p else logprobs"),
+    ),
+    mistake(FORGOTTEN, ("return tokens, take", "tokens, take")),
 ]
 
 CACHED_DECODING = [
@@ -277,6 +305,18 @@ CACHED_DECODING = [
         ("output.logits[:, -1]", "output.logits[:, 0]"),
     ),
     mistake("probabilities are returned in place of logits", ("output.logits[:, -1]", "output.logits[:, -1].softmax(dim=-1)")),
+    mistake(
+        "the mask grows when a call begins, not when it ends: what is left for the next call is one token short",
+        (f"self.attention_mask = {EXTENDED}", "pass"),
+        (
+            "options = {self.cache_name: self.cache}",
+            "options = {self.cache_name: self.cache}\n"
+            f"        if self.cache is not None:\n            self.attention_mask = {EXTENDED}",
+        ),
+    ),
+    mistake("positions are given to a model that takes none", ("if self.takes_positions:", "if True:")),
+    mistake("the cache is not asked for: use_cache=True is missing", ("use_cache=True,", "")),
+    mistake(FORGOTTEN, ("return output.logits", "output.logits")),
 ]
 
 DECODE = [
@@ -325,6 +365,15 @@ DECODE = [
         "after the end comes 0, whatever the padding token is",
         ("torch.where(running, token, pad_id)", "torch.where(running, token, 0)"),
     ),
+    mistake("a graph is kept: no_grad is missing", ("@torch.no_grad()\n", "")),
+    mistake(
+        "of the sampling options only temperature and top_k are passed on",
+        (
+            "**sampling)\n        token =",
+            '**{k: sampling[k] for k in ("temperature", "top_k") if k in sampling})\n        token =',
+        ),
+    ),
+    mistake(FORGOTTEN, ("return Decoded", "Decoded")),
 ]
 
 CHAR_COUNT = [
@@ -338,6 +387,7 @@ CHAR_COUNT = [
     mistake("the reward is the length of the sample", (COUNTED, "float(len(sample))")),
     mistake("capitals and small letters are taken for the same", (COUNTED, "float(sample.lower().count(char.lower()))")),
     mistake("the rewards are whole numbers, not floats: their mean cannot be taken", (COUNTED, "sample.count(char)")),
+    mistake(FORGOTTEN, ("return torch.tensor", "torch.tensor")),
 ]
 
 NORMALIZE = [
@@ -366,6 +416,15 @@ NORMALIZE = [
     ),
     mistake("the rewards that are given are changed in place", ("(reward - reward.mean())", "reward.sub_(reward.mean())")),
     mistake("multiplying by the deviation", ("/ (reward.std() + eps)", "* (reward.std() + eps)")),
+    mistake(
+        "brackets are missing: eps is added to the quotient, not to the deviation",
+        ("/ (reward.std() + eps)", "/ reward.std() + eps"),
+    ),
+    mistake(
+        "brackets are missing: only the mean is divided by the deviation",
+        (NORMALISED, "reward - reward.mean() / (reward.std() + eps)"),
+    ),
+    mistake(FORGOTTEN, ("return (reward - ", "(reward - ")),
 ]
 
 WITHOUT_SPREAD = [
@@ -380,6 +439,10 @@ WITHOUT_SPREAD = [
         (EQUAL, "if len(reward) == 1 or (reward[1:] == reward[:-1]).any():"),
     ),
     mistake("rewards that differ little are called equal", (EQUAL, "if (reward - reward[:1]).abs().max() < 0.1:")),
+    mistake(
+        "rewards are compared with allclose, which takes small differences for none",
+        (EQUAL, "if torch.allclose(reward, reward[:1]):"),
+    ),
 ]
 
 DECODED = "decode_texts(tokenizer, ids, attention_mask, decoded, end_ids)"
@@ -424,6 +487,27 @@ ROLLOUT = [
     mistake(
         "the end token fills up, though the tokenizer has one for padding", ("padding_id(tokenizer)", "tokenizer.eos_token_id")
     ),
+    mistake("top_p is not passed on", ('"top_p": top_p', '"top_p": None')),
+    mistake(
+        "each completion is decoded without its prompt, and so loses the space that it begins with",
+        (
+            DECODED,
+            "tokenizer.batch_decode([row[m > 0] for row, m in zip(decoded.tokens, decoded.mask)], skip_special_tokens=True)",
+        ),
+    ),
+    mistake(
+        "the tokenizer is the bridge's, which has added a beginning to the policy's own",
+        ("bridge.tokenizer if model is bridge else model.tokenizer", "bridge.tokenizer"),
+    ),
+    mistake(
+        "prompt and completion are not compared with the context",
+        ("check_length(ids.shape[1], gen_len, bridge.cfg.n_ctx)", "pass"),
+    ),
+    mistake(
+        "the length of the completion is not counted into what must fit the context",
+        ("check_length(ids.shape[1], gen_len,", "check_length(ids.shape[1], 0,"),
+    ),
+    mistake(FORGOTTEN, ("return Rollout(", "Rollout(")),
 ]
 
 GET_SAMPLES = [
@@ -460,6 +544,17 @@ GET_SAMPLES = [
         ),
         ("zip(prompts, sampled.completions, strict=True)", "zip(prompts, drawn.completions, strict=True)"),
     ),
+    mistake("top_p is not passed on", ("top_p=top_p,", "")),
+    mistake("the generator is not passed on", ("generator=generator,", "")),
+    mistake("stop_at_eos is ignored", ("stop_at_eos=stop_at_eos,", "stop_at_eos=False,")),
+    mistake(
+        "the continuations of a prompt do not stand together: the whole list is repeated",
+        (
+            "for text in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(batch_size)",
+            "for _ in range(batch_size) for text in ([prompt] if isinstance(prompt, str) else prompt)",
+        ),
+    ),
+    mistake(FORGOTTEN, (ANSWERED, "sampled.ids, texts")),
 ]
 
 BANK: dict[str, list[Mistake]] = {
