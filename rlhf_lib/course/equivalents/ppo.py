@@ -28,6 +28,20 @@ OBJECTIVE = (
     ),
 )
 
+OF_VALUE_LOSS = (  # wherever calc_value_function_loss is written
+    equivalent(
+        "a square is the same either way round", ("values - returns", "returns - values"), ("held - returns", "returns - held")
+    ),
+    equivalent(
+        "clip_value without mb_values fails by an error of torch's or Python's, and no text names one",
+        ("mb_values is None", "False"),
+        (
+            "raise InputError(f'clip_value={clip_value} needs mb_values, the values at sampling time; pass mb_values=...')",
+            "pass",
+        ),
+    ),
+)
+
 EQUIVALENT: dict[str, tuple[Reason, ...]] = {
     "value_head": (equivalent("on a CPU everything is where it must be", (".to(self.device)", "")),),
     "compute_gae": (
@@ -77,19 +91,7 @@ EQUIVALENT: dict[str, tuple[Reason, ...]] = {
             ("hide(mb_returns.detach(), mask)", "mb_returns.detach()"),
             ("hide(mb_values.detach(), mask)", "mb_values.detach()"),
         ),
-        equivalent(
-            "a square is the same either way round",
-            ("values - returns", "returns - values"),
-            ("held - returns", "returns - held"),
-        ),
-        equivalent(
-            "clip_value without mb_values fails by an error of torch's or Python's, and no text names one",
-            ("mb_values is None", "False"),
-            (
-                "raise InputError(f'clip_value={clip_value} needs mb_values, the values at sampling time; pass mb_values=...')",
-                "pass",
-            ),
-        ),
+        *OF_VALUE_LOSS,
     ),
     "terms_with_masks": (
         equivalent(
@@ -105,19 +107,7 @@ EQUIVALENT: dict[str, tuple[Reason, ...]] = {
         equivalent(
             "no text asks for a bound on the log-ratio, and e^20 is beyond any clip", (".clamp(max=LARGEST_LOG_RATIO)", "")
         ),
-        equivalent(
-            "a square is the same either way round",
-            ("values - returns", "returns - values"),
-            ("held - returns", "returns - held"),
-        ),
-        equivalent(
-            "clip_value without mb_values fails by an error of torch's or Python's, and no text names one",
-            ("mb_values is None", "False"),
-            (
-                "raise InputError(f'clip_value={clip_value} needs mb_values, the values at sampling time; pass mb_values=...')",
-                "pass",
-            ),
-        ),
+        *OF_VALUE_LOSS,
     ),
     "learning_rate_scale": (
         equivalent("in phase warmup_steps both formulas give 1", ("phase < args", "phase <= args")),
