@@ -219,9 +219,7 @@ def validate(root: Path, words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object of counts")
     parser.add_argument("--input-seed", type=int, default=0, help="seed of the random inputs")
     given = parse(parser, words)
-    found = list(prove(root, given.input_seed, tuple(given.names)))
-    if not found:
-        raise InputError(f"{' '.join(given.names)}: no such exercise or topic; rlhf course status lists them all")
+    found = list(prove(root, named_or_all(root, given.names), given.input_seed))
     print(json.dumps(as_counts(found)) if given.json else as_table(found))
     return 0 if all(each.holds for each in found) else 1
 
@@ -238,14 +236,20 @@ def mutate(root: Path, words: list[str]) -> int:
     parser.add_argument("--table", type=Path, default=None, help="file to write the table to, in Markdown")
     parser.add_argument("--input-seed", type=int, default=0, help="seed of the random inputs")
     given = parse(parser, words)
-    chosen = [e for e in all_exercises(root) if not given.names or {e.name, e.number, e.topic} & set(given.names)]
-    if not chosen:
-        raise InputError(f"{' '.join(given.names)}: no such exercise or topic; rlhf course status lists them all")
-    fates = list(try_all(root, chosen, given.input_seed, given.jobs, given.out))
+    fates = list(try_all(root, named_or_all(root, given.names), given.input_seed, given.jobs, given.out))
     print(as_table(fates, root))
     if given.table is not None:
         write_atomically(given.table, as_page(fates, root))
     return 1 if any(map(is_accepted, fates)) else 0
+
+
+def named_or_all(root: Path, names: list[str]) -> list[Exercise]:
+    """The exercises of some names, numbers or topics; all without any."""
+    exercises = all_exercises(root)
+    for name in names:
+        if not any(name in (e.name, e.number, e.topic) for e in exercises):
+            raise InputError(f"{name}: no such exercise or topic; rlhf course status lists them all")
+    return [e for e in exercises if not names or {e.name, e.number, e.topic} & set(names)]
 
 
 def named(root: Path, command: str, words: list[str]) -> Exercise:
